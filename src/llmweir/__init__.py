@@ -1,0 +1,5 @@
+"""Rate limits and budgets for LLM traffic, as one ASGI middleware or a reverse proxy."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

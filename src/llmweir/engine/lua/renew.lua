@@ -1,0 +1,16 @@
+-- Renews the leases of requests of one user that are still running.
+--
+-- KEYS[1] the user's leases
+-- ARGV[1] time in ms, '' = the server's    ARGV[2] lease life in ms    ARGV[3..] request ids
+--
+-- Reply: how many of them still had a lease; one that expired was charged and stays so.
+--
+--- @include clock_ms
+local expiry, renewed = clock_ms(ARGV[1]) + ARGV[2], 0
+for index = 3, #ARGV do
+  if call('ZSCORE', KEYS[1], ARGV[index]) then
+    call('ZADD', KEYS[1], expiry, ARGV[index])
+    renewed = renewed + 1
+  end
+end
+return renewed

@@ -1,0 +1,320 @@
+"""The store: every question the gate has for Redis, each one script call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeVar, cast
+
+import msgspec
+
+from llmweir.decision import (
+    Admitted,
+    Caller,
+    CallerRefused,
+    Decision,
+    LimitName,
+    LimitRefused,
+    LimitState,
+    Standing,
+)
+from llmweir.engine import keys, scripts
+from llmweir.engine.link import Argument, Link, Reply
+from llmweir.errors import StoreUnavailableError
+
+_log = logging.getLogger("llmweir.store")
+_MOST_KNOWN_KEYS = 100_000
+_MOST_PROFILES = 20_000
+_UNKNOWN_KEY_TTL_S = 1.0
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request wants: the arguments of an admission.
+
+    `key_hash` is "" where the app named the caller itself. `asked_*` must fit under a limit itself, `hold_*` is what
+    is reserved; nanos of -1 mean that the model has no price. `default_digest` names the default user's limits.
+    """
+
+    request_id: str
+    user_id: str
+    key_hash: str
+    model: str = ""
+    asked_tokens: int = 0
+    hold_tokens: int = 0
+    asked_nanos: int = 0
+    hold_nanos: int = 0
+    cache_controls: str = ""
+    default_digest: str = ""
+
+
+class AliasOf(msgspec.Struct, frozen=True):
+    """The model asked for is an alias of `model`: the holds must be made for that one."""
+
+    model: str
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What an admitted request really used; `cancelled` undoes the admission as if it had never been."""
+
+    request_id: str
+    user_id: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanos: int = 0
+    failed: bool = False
+    cancelled: bool = False
+
+
+class SoftBudgetCrossed(msgspec.Struct, frozen=True):
+    """A settlement took a user's spend over the soft budget, for the first time in the period."""
+
+    user_id: str
+    spend_nanos: int
+    soft_budget_nanos: int
+
+
+class Store:
+    """Admission, settlement, renewal and identity over one link.
+
+    `clock` gives the time in ms instead of the server's own clock (for tests); `on_soft_budget` is called when a
+    settlement crosses a soft budget.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        lease_ttl_ms: int = 30_000,
+        memo_ttl_ms: int = 86_400_000,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.link = link
+        self.on_soft_budget: Callable[[SoftBudgetCrossed], None] | None = None
+        self._lease_ttl_ms = lease_ttl_ms
+        self._memo_ttl_ms = memo_ttl_ms
+        self._clock = clock
+        self._key_owners: OrderedDict[str, str] = OrderedDict()
+        self._unknown_keys: OrderedDict[str, float] = OrderedDict()
+        self._profiles: OrderedDict[str, tuple[bytes, Caller]] = OrderedDict()
+        self._in_flight: dict[str, tuple[str, float]] = {}
+        self._undelivered: deque[Settlement] = deque()
+        self._admit = scripts.load("admit")
+        self._authorise = scripts.load("authorise")
+        self._settle = scripts.load("settle")
+        self._renew = scripts.load("renew")
+        link.on_up = self._deliver
+
+    @property
+    def now_argument(self) -> Argument:
+        """The time as the scripts take it: empty for the server's own clock."""
+        return self._clock() if self._clock is not None else b""
+
+    async def owner_of(self, key_hash: str, *, afresh: bool = False) -> str | None:
+        """The id of the user an API key belongs to, or None; whether the key is valid is for the scripts to say.
+
+        The mapping never changes, so a worker asks for it once; unknown keys are remembered for a second.
+        """
+        known = self._key_owners.get(key_hash)
+        if known is not None and not afresh:
+            return known
+        now = time.monotonic()
+        if self._unknown_keys.get(key_hash, 0.0) > now:
+            return None
+        owner = await self.link.call(b"GET", keys.api_key(key_hash))
+        if isinstance(owner, bytes):
+            _remember(self._key_owners, key_hash, owner.decode(), _MOST_KNOWN_KEYS)
+            return owner.decode()
+        self._key_owners.pop(key_hash, None)
+        _remember(self._unknown_keys, key_hash, now + _UNKNOWN_KEY_TTL_S, _MOST_KNOWN_KEYS)
+        return None
+
+    async def admit(self, ask: Ask, target: str) -> Decision | AliasOf:
+        """Admits a request against all limits of its caller, holding what it asks for, or says what is in the way.
+
+        `target` is the model the holds were made for: `ask.model`, or what its alias was last seen to mean.
+        Asked twice with one request id it counts once. Raises StoreUnavailableError.
+        """
+        user = keys.user_keys(ask.user_id)
+        profile = self._profiles.get(ask.user_id)
+        try:
+            reply = await self.link.run(
+                self._admit,
+                user.record,
+                user.use,
+                user.window,
+                user.leases,
+                user.held,
+                user.doc,
+                ask.request_id,
+                self.now_argument,
+                ask.key_hash,
+                ask.default_digest,
+                ask.model,
+                target,
+                ask.asked_tokens,
+                ask.hold_tokens,
+                ask.asked_nanos,
+                ask.hold_nanos,
+                self._lease_ttl_ms,
+                self._memo_ttl_ms,
+                profile[0] if profile is not None else b"",
+                ask.cache_controls,
+                keys=6,
+            )
+        except StoreUnavailableError:
+            # The call may have been carried out without its reply reaching us; the caller is refused, so undo it.
+            self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
+            raise
+        assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
+        if reply[0] == b"admitted":
+            self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
+            return Admitted(Standing(*reply[1]), self._profile(ask.user_id, reply, profile))
+        return _refused(reply)
+
+    async def authorise(self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = "") -> Caller | CallerRefused:
+        """Says whether a caller may come in at all, and who it is, counting nothing. Raises StoreUnavailableError."""
+        user = keys.user_keys(user_id)
+        profile = self._profiles.get(user_id)
+        version = profile[0] if profile is not None else b""
+        reply = await self.link.run(
+            self._authorise, user.record, user.doc, self.now_argument, key_hash, int(data_plane), version, default_digest, keys=2
+        )
+        assert isinstance(reply, list)  # noqa: S101
+        if reply[0] == b"admitted":
+            return self._profile(user_id, reply, profile)
+        refused = _refused(reply)
+        assert isinstance(refused, CallerRefused)  # noqa: S101
+        return refused
+
+    def settle(self, settlement: Settlement) -> asyncio.Future[Reply]:
+        """Sends what a request really used, at once; a second settlement of the same request changes nothing.
+
+        Nobody has to wait for the future it returns: a settlement that cannot be delivered is kept and sent again
+        when Redis answers.
+        """
+        self._in_flight.pop(settlement.request_id, None)
+        user = keys.user_keys(settlement.user_id)
+        future = self.link.call(
+            b"EVALSHA",
+            self._settle.sha,
+            3,
+            user.record,
+            user.leases,
+            user.held,
+            settlement.request_id,
+            settlement.input_tokens,
+            settlement.output_tokens,
+            settlement.cost_nanos,
+            int(settlement.failed),
+            int(settlement.cancelled),
+        )
+        self.link.flush()
+        future.add_done_callback(partial(self._settled, settlement))
+        return future
+
+    async def renew(self, *, older_than_s: float) -> None:
+        """Renews the leases of all requests in flight that were admitted longer ago than `older_than_s`."""
+        due = time.monotonic() - older_than_s
+        by_user: dict[str, list[str]] = {}
+        for request_id, (user_id, admitted_s) in self._in_flight.items():
+            if admitted_s > due:
+                break
+            by_user.setdefault(user_id, []).append(request_id)
+        calls = [
+            self.link.run(
+                self._renew, keys.user_keys(user_id).leases, self.now_argument, self._lease_ttl_ms, *request_ids, keys=1
+            )
+            for user_id, request_ids in by_user.items()
+        ]
+        await asyncio.gather(*calls)
+
+    async def load_scripts(self) -> None:
+        """Puts the scripts of the hot path into the server's cache, so that the first request finds them there."""
+        hot = (self._admit, self._settle, self._renew, self._authorise)
+        await asyncio.gather(*(self.link.call(b"SCRIPT", b"LOAD", script.source) for script in hot))
+
+    def _settled(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
+        if future.cancelled():
+            self._undelivered.append(settlement)
+            return
+        error = future.exception()
+        if error is None:
+            reply = future.result()
+            if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
+                spend, soft_budget = reply[1:]
+                self.on_soft_budget(SoftBudgetCrossed(settlement.user_id, _int(spend), _int(soft_budget)))
+        elif isinstance(error, StoreUnavailableError):
+            self._undelivered.append(settlement)
+        elif str(error).startswith("NOSCRIPT"):
+            self._undelivered.append(settlement)
+            self.link.call(b"SCRIPT", b"LOAD", self._settle.source).add_done_callback(lambda _: self._deliver())
+        else:
+            _log.error("settlement_refused error=%r", str(error))
+
+    def _deliver(self) -> None:
+        undelivered, self._undelivered = self._undelivered, deque()
+        for settlement in undelivered:
+            self.settle(settlement)
+
+    def _profile(self, user_id: str, reply: list[Reply], known: tuple[bytes, Caller] | None) -> Caller:
+        version, texts = reply[2], reply[3]
+        if not isinstance(texts, list):
+            assert known is not None  # noqa: S101 (only a worker that has the version gets none)
+            return known[1]
+        fields = [msgspec.json.decode(text) if isinstance(text, bytes) else None for text in texts]
+        alias, role, teams, metadata, guardrails, permissions = fields
+        profile = Caller(
+            user_id=user_id,
+            user_alias=alias,
+            user_role=role or "internal_user",
+            teams=tuple(teams or ()),
+            metadata=metadata or {},
+            guardrails=tuple(guardrails or ()),
+            permissions=permissions or {},
+        )
+        assert isinstance(version, bytes)  # noqa: S101
+        _remember(self._profiles, user_id, (version, profile), _MOST_PROFILES)
+        return profile
+
+
+def _refused(reply: list[Reply]) -> Decision | AliasOf:
+    if reply[0] == b"alias":
+        return AliasOf(_text(reply[1]))
+    if reply[0] == b"caller":
+        return CallerRefused(_text(reply[1]))
+    _, standing, name, entry, kind, limit, used, asked, wait_ms = reply
+    assert isinstance(standing, list)  # noqa: S101
+    wait_ms = _int(wait_ms)
+    state = LimitState(
+        cast(LimitName, _text(name)),
+        _text(entry) if entry is not None else None,
+        _int(limit),
+        _int(used),
+        _int(asked),
+        wait_ms if wait_ms >= 0 else None,
+    )
+    return LimitRefused(Standing(*standing), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms)
+
+
+def _text(reply: Reply) -> str:
+    assert isinstance(reply, bytes)  # noqa: S101
+    return reply.decode()
+
+
+def _int(reply: Reply) -> int:
+    assert isinstance(reply, (int, bytes))  # noqa: S101
+    return int(reply)
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V, at_most: int) -> None:
+    cache[key] = value
+    if len(cache) > at_most:
+        cache.popitem(last=False)
