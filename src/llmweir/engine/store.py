@@ -29,20 +29,24 @@ from llmweir.errors import StoreUnavailableError
 _log = logging.getLogger("llmweir.store")
 _MOST_KNOWN_KEYS = 100_000
 _MOST_PROFILES = 20_000
+_MOST_ALIASES = 20_000
 _UNKNOWN_KEY_TTL_S = 1.0
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Ask(msgspec.Struct, frozen=True):
     """What one request wants: the arguments of an admission.
 
-    `key_hash` is "" where the app named the caller itself. `asked_*` must fit under a limit itself, `hold_*` is what
-    is reserved; nanos of -1 mean that the model has no price. `default_digest` names the default user's limits.
+    `key_hash` is "" where the app named the caller itself. `target` is the model the holds were made for: `model`, or
+    what it was last seen to be an alias of. `asked_*` must fit under a limit itself, `hold_*` is what is reserved;
+    nanos of -1 mean that the model has no price. `cache_controls` are lines. `default_digest` names the default
+    user's limits.
     """
 
     request_id: str
     user_id: str
     key_hash: str
     model: str = ""
+    target: str = ""
     asked_tokens: int = 0
     hold_tokens: int = 0
     asked_nanos: int = 0
@@ -100,7 +104,9 @@ class Store:
         self._key_owners: OrderedDict[str, str] = OrderedDict()
         self._unknown_keys: OrderedDict[str, float] = OrderedDict()
         self._profiles: OrderedDict[str, tuple[bytes, Caller]] = OrderedDict()
+        self._aliases: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._in_flight: dict[str, tuple[str, float]] = {}
+        self._unanswered: set[asyncio.Future[Reply]] = set()
         self._undelivered: deque[Settlement] = deque()
         self._admit = scripts.load("admit")
         self._authorise = scripts.load("authorise")
@@ -132,10 +138,18 @@ class Store:
         _remember(self._unknown_keys, key_hash, now + _UNKNOWN_KEY_TTL_S, _MOST_KNOWN_KEYS)
         return None
 
-    async def admit(self, ask: Ask, target: str) -> Decision | AliasOf:
+    def alias_target(self, user_id: str, model: str) -> str:
+        """What a model name of this user was last seen to mean; the script says when it means something else now."""
+        return self._aliases.get((user_id, model), model)
+
+    def name_of(self, user_id: str) -> str:
+        """The user's name for people, as last seen: the alias, else the id."""
+        profile = self._profiles.get(user_id)
+        return (profile[1].user_alias if profile is not None else None) or user_id
+
+    async def admit(self, ask: Ask) -> Decision | AliasOf:
         """Admits a request against all limits of its caller, holding what it asks for, or says what is in the way.
 
-        `target` is the model the holds were made for: `ask.model`, or what its alias was last seen to mean.
         Asked twice with one request id it counts once. Raises StoreUnavailableError.
         """
         user = keys.user_keys(ask.user_id)
@@ -154,7 +168,7 @@ class Store:
                 ask.key_hash,
                 ask.default_digest,
                 ask.model,
-                target,
+                ask.target,
                 ask.asked_tokens,
                 ask.hold_tokens,
                 ask.asked_nanos,
@@ -173,7 +187,10 @@ class Store:
         if reply[0] == b"admitted":
             self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
             return Admitted(Standing(*reply[1]), self._profile(ask.user_id, reply, profile))
-        return _refused(reply)
+        decision = _refused(reply)
+        if isinstance(decision, AliasOf):
+            _remember(self._aliases, (ask.user_id, ask.model), decision.model, _MOST_ALIASES)
+        return decision
 
     async def authorise(self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = "") -> Caller | CallerRefused:
         """Says whether a caller may come in at all, and who it is, counting nothing. Raises StoreUnavailableError."""
@@ -213,6 +230,7 @@ class Store:
             int(settlement.cancelled),
         )
         self.link.flush()
+        self._unanswered.add(future)
         future.add_done_callback(partial(self._settled, settlement))
         return future
 
@@ -232,12 +250,17 @@ class Store:
         ]
         await asyncio.gather(*calls)
 
+    async def drain(self) -> None:
+        """Waits until every settlement that was sent is answered, as far as the store answers at all."""
+        await asyncio.gather(*self._unanswered, return_exceptions=True)
+
     async def load_scripts(self) -> None:
         """Puts the scripts of the hot path into the server's cache, so that the first request finds them there."""
         hot = (self._admit, self._settle, self._renew, self._authorise)
         await asyncio.gather(*(self.link.call(b"SCRIPT", b"LOAD", script.source) for script in hot))
 
     def _settled(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
+        self._unanswered.discard(future)
         if future.cancelled():
             self._undelivered.append(settlement)
             return

@@ -88,12 +88,23 @@ class Users:
             raise NotFoundError("There is no such user.", param="user_id" if body.user_id else "user_email")
         if body.user_id is not None and body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
-        changes = [*changes_of(body), *_password(password_hash)]
+        changes: list[Change] = [*changes_of(body), *_password(password_hash), ("unset", "df", "")]
         if body.joins_team is not None:
             changes.append(("join", "teams", msgspec.json.encode(body.joins_team).decode()))
         if not await self._written(user_id, "old", changes):
             raise NotFoundError("There is no such user.", param="user_id")
         return user_id
+
+    async def put_default(self, body: NewUser, user_id: str, digest: str) -> None:
+        """Writes a record of the default user's limits for an id nobody gave limits of its own.
+
+        `digest` marks the record, so that it can be told from one an admin wrote, and renewed when the limits change.
+        """
+        named = body.model_copy(update={"user_id": user_id})
+        mark: Change = ("set", "df", digest)
+        if not await self._written(user_id, "new", [*changes_of(named), mark]):
+            cleared = NewUser.model_construct(set(NewUser.model_fields) - {"user_id", "spend"})
+            await self._written(user_id, "default", [*changes_of(cleared), *changes_of(named), mark])
 
     async def get(self, user_id: str) -> User | None:
         """Reads a user with the account as it stands now, or None."""

@@ -11,7 +11,7 @@ import msgspec
 from llmweir.decision import Dialect
 from llmweir.errors import UnreadableRequestError
 from llmweir.traffic.formats.anthropic import AnthropicFormat
-from llmweir.traffic.formats.base import Format
+from llmweir.traffic.formats.base import Format, RequestFacts
 from llmweir.traffic.formats.gemini import GeminiFormat
 from llmweir.traffic.formats.multipart import TranscriptionFormat
 from llmweir.traffic.formats.openai import OpenAIFormat
@@ -35,6 +35,10 @@ class Route(msgspec.Struct, frozen=True):
     dialect: Dialect
     format: Format | None = None
     path_model: str | None = None
+
+    def hides_usage_event(self, facts: RequestFacts) -> bool:
+        """Whether a stream's usage event is asked for on the way in and taken out on the way back."""
+        return facts.stream and not facts.wants_usage and self.format is not None and self.format.has_usage_event
 
 
 class Paths:

@@ -32,7 +32,9 @@ class SseDecoder:
         self._skipping = False
         self._held_bytes = 0
         self._last_id = ""
-        self._clear()
+        self._data: list[str] = []
+        self._event = ""
+        self._retry_ms: int | None = None
 
     def decode(self, chunk: bytes) -> list[ServerSentEvent]:
         """Take a chunk and return the events it completes."""
@@ -41,15 +43,18 @@ class SseDecoder:
             self._after_return = False
         if not chunk:
             return []
-        self._hold(len(chunk))
-        if b"\n" not in chunk and b"\r" not in chunk:
-            if not self._skipping:
-                self._line_parts.append(chunk)
-            return []
-        lines = b"".join((*self._line_parts, chunk)).splitlines()
-        self._line_parts = [] if chunk.endswith((b"\n", b"\r")) else [lines.pop()]
-        self._after_return = chunk.endswith(b"\r")
-        return self._take_lines(lines)
+        self._held_bytes += len(chunk)
+        events: list[ServerSentEvent] = []
+        if b"\n" in chunk or b"\r" in chunk:
+            lines = b"".join((*self._line_parts, chunk)).splitlines()
+            self._line_parts = [] if chunk.endswith((b"\n", b"\r")) else [lines.pop()]
+            self._after_return = chunk.endswith(b"\r")
+            events = self._take_lines(lines)
+        elif not self._skipping:
+            self._line_parts.append(chunk)
+        if self._held_bytes > self._max_event_bytes:
+            self._skip_event()
+        return events
 
     def flush(self) -> list[ServerSentEvent]:
         """End the stream and return the event that was still open.
@@ -60,12 +65,12 @@ class SseDecoder:
         self._line_parts = []
         return self._take_lines(lines)
 
-    def _hold(self, size: int) -> None:
-        self._held_bytes += size
-        if self._held_bytes > self._max_event_bytes and not self._skipping:
-            self._skipping = True
-            self._line_parts = []
-            self._clear_event()
+    def _skip_event(self) -> None:
+        self._skipping = True
+        self._held_bytes = 0
+        # The rest of a line that has begun must not look like a line of its own, so it becomes a comment.
+        self._line_parts = [b":"] if self._line_parts else []
+        self._clear_event()
 
     def _take_lines(self, lines: list[bytes]) -> list[ServerSentEvent]:
         if not self._started:
@@ -107,6 +112,6 @@ class SseDecoder:
         self._clear_event()
 
     def _clear_event(self) -> None:
-        self._data: list[str] = []
+        self._data = []
         self._event = ""
-        self._retry_ms: int | None = None
+        self._retry_ms = None

@@ -13,8 +13,7 @@ from llmweir.traffic.formats.json_body import (
     MAX_ANSWERS,
     Members,
     check_json_content_type,
-    larger_count,
-    read_count,
+    largest_count,
     read_members,
     read_model,
     read_object,
@@ -54,7 +53,7 @@ class GeminiFormat:
         configs = [read_object(members, key, _CONFIG_KNOWN) for key in _CONFIGS if key in members]
         contents = members.get("contents")
         payload_bytes = media_tokens = 0
-        if contents is not None and _MEDIA_HINT.search(bytes(contents)):
+        if contents is not None and _may_have_media(bytes(contents)):
             payload_bytes, media_tokens = measure_media(contents, GEMINI_MEDIA_TOKENS)
         return RequestFacts(
             read_model(members, path_model),
@@ -73,7 +72,7 @@ class GeminiFormat:
 
     def usage(self, body: bytes) -> Usage | None:
         """Read the usage of a plain answer, or of the last element of a streamed array that has any."""
-        if not body.lstrip()[:1] == b"[":
+        if body.lstrip()[:1] != b"[":
             return _read_usage(body)[0]
         usages = [_read_usage(item)[0] for item in _items(body)]
         return next((usage for usage in reversed(usages) if usage is not None), None)
@@ -89,8 +88,13 @@ class GeminiFormat:
         return BufferedStreamReader(GeminiTally)
 
 
+def _may_have_media(contents: bytes) -> bool:
+    return contents.find(b'ata"') >= 0 and _MEDIA_HINT.search(contents) is not None
+
+
 def _largest(configs: list[Members], keys: tuple[str, ...]) -> int | None:
-    return larger_count(*[read_count(config, key) for config in configs for key in keys])
+    counts = [largest_count(config, keys) for config in configs]
+    return max([count for count in counts if count is not None], default=None)
 
 
 def _items(body: bytes) -> list[bytes]:

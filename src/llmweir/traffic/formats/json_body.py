@@ -16,12 +16,13 @@ _MAX_COUNT: Final = 1_000_000_000
 _MAX_MODEL_LENGTH: Final = 256
 _DECODE_MEMBERS: Final = msgspec.json.Decoder(Members).decode
 _DECODE_TEXT: Final = msgspec.json.Decoder(str).decode
-_DECODE_COUNT: Final = msgspec.json.Decoder(int).decode
+_DECODE_MODEL: Final = msgspec.json.Decoder(str | None).decode
+_DECODE_COUNT: Final = msgspec.json.Decoder(int | None).decode
+_DECODE_FLAG: Final = msgspec.json.Decoder(bool | None).decode
 _DECODE_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PLAIN_CONTENT_TYPES: Final = frozenset((b"application/json", b"", b"application/json; charset=utf-8"))
 _CHARSET: Final = re.compile(rb"""charset\s*=\s*["']?([^\s;,"']*)""")
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _KEY: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
@@ -49,12 +50,12 @@ def check_json_content_type(content_type: bytes) -> None:
 
 
 def read_members(body: bytes | msgspec.Raw, known: frozenset[str], where: str | None = None) -> Members:
-    """Decode one JSON object to its members, each value left as it lies in the body.
+    r"""Decode one JSON object to its members, each value left as it lies in the body.
 
     Raises `UnreadableRequestError` for what different JSON readers read differently:
 
     - not one JSON object in UTF-8, nested too deep, a byte order mark, bytes after the end;
-    - a key sent twice, in whatever spelling (`"mod\\u0065l"`): some take the first, some the last;
+    - a key sent twice, in whatever spelling (`"mod\u0065l"`): some take the first, some the last;
     - a key of `known` in another letter case: Go's reader takes `"Model"` for `"model"`.
     """
     try:
@@ -64,7 +65,7 @@ def read_members(body: bytes | msgspec.Raw, known: frozenset[str], where: str | 
     # Each member takes its key and value, two quotes, a colon and a comma; a second one would take at least the
     # length of its key and 5 bytes more, so a smaller rest can only be white space or escapes.
     rest = len(body) - len(b"".join(members.values())) - len("".join(members)) - 4 * len(members) - 1
-    if rest > 0 and members and rest >= min(map(len, members)) + 5:
+    if rest >= 5 and members and rest >= min(map(len, members)) + 5:
         _refuse_duplicates(bytes(body), members)
     if not known.issuperset(members):
         _refuse_other_case(members, known)
@@ -108,7 +109,7 @@ def check_model(model: str) -> str:
     """Return a model's name; refuse one that is empty, padded, over 256 characters or has control characters."""
     if not model:
         raise bad_request("missing_model", "The model must not be empty.", "model")
-    if len(model) > _MAX_MODEL_LENGTH or model != model.strip() or _CONTROL.search(model):
+    if len(model) > _MAX_MODEL_LENGTH or model != model.strip() or not model.isprintable():
         raise bad_request("invalid_model", "The model must be a printable name of at most 256 characters.", "model")
     return model
 
@@ -116,33 +117,34 @@ def check_model(model: str) -> str:
 def read_model(members: Members, path_model: str | None, *, required: bool = True) -> str:
     """Read the model of the body or of the path; both may be there only if they agree."""
     raw = members.get("model")
-    if raw is None or raw == _NULL:
+    try:
+        model: str | None = None if raw is None else _DECODE_MODEL(raw)
+    except _NOT_JSON as error:
+        raise bad_request("invalid_model", "The model must be a string.", "model") from error
+    if model is None:
         if path_model is None and required:
             raise bad_request("missing_model", "The body must name a model.", "model")
         return "" if path_model is None else check_model(path_model)
-    try:
-        model = check_model(_DECODE_TEXT(raw))
-    except _NOT_JSON as error:
-        raise bad_request("invalid_model", "The model must be a string.", "model") from error
-    if path_model is not None and model != path_model and model.removeprefix("models/") != path_model:
+    check_model(model)
+    if path_model is None:
+        return model
+    if model != path_model and model.removeprefix("models/") != path_model:
         raise bad_request("model_mismatch", "The path names one model and the body another.", "model")
-    return model if path_model is None else path_model
+    return path_model
 
 
 _NULL: Final = msgspec.Raw(b"null")
-_TRUE: Final = msgspec.Raw(b"true")
-_FALSE: Final = msgspec.Raw(b"false")
 
 
 def read_count(members: Members, key: str) -> int | None:
     """Read a whole number from 0 to 1e9; None where it is absent or null."""
     raw = members.get(key)
-    if raw is None or raw == _NULL:
-        return None
     try:
-        count = _DECODE_COUNT(raw)
+        count: int | None = None if raw is None else _DECODE_COUNT(raw)
     except _NOT_JSON:
         count = -1
+    if count is None:
+        return None
     if not 0 <= count <= _MAX_COUNT:
         raise bad_request("invalid_value", f"{key} must be a whole number from 0 to {_MAX_COUNT}.", key)
     return count
@@ -151,11 +153,10 @@ def read_count(members: Members, key: str) -> int | None:
 def read_flag(members: Members, key: str) -> bool:
     """Read true or false; absent or null is false."""
     raw = members.get(key)
-    if raw is None or raw == _FALSE or raw == _NULL:
-        return False
-    if raw != _TRUE:
-        raise bad_request("invalid_value", f"{key} must be true or false.", key)
-    return True
+    try:
+        return raw is not None and _DECODE_FLAG(raw) is True
+    except _NOT_JSON as error:
+        raise bad_request("invalid_value", f"{key} must be true or false.", key) from error
 
 
 def read_object(members: Members, key: str, known: frozenset[str]) -> Members:
@@ -166,9 +167,15 @@ def read_object(members: Members, key: str, known: frozenset[str]) -> Members:
     return read_members(raw, known, key)
 
 
-def larger_count(*counts: int | None) -> int | None:
-    """Return the largest count given, None where none is: of two spellings of a bound, the dearer one holds."""
-    return max((count for count in counts if count is not None), default=None)
+def largest_count(members: Members, keys: tuple[str, ...]) -> int | None:
+    """Return the largest of these counts, None where none is sent: of two spellings of a bound, the dearer holds."""
+    largest = None
+    for key in keys:
+        if key in members:
+            count = read_count(members, key)
+            if count is not None and (largest is None or count > largest):
+                largest = count
+    return largest
 
 
 def prompt_count(raw: msgspec.Raw | None) -> int:
@@ -183,7 +190,11 @@ def prompt_count(raw: msgspec.Raw | None) -> int:
 
 def text_length(members: Members, keys: tuple[str, ...]) -> int:
     """Return the bytes that these members take in the body."""
-    return sum([len(members[key]) for key in keys if key in members])
+    length = 0
+    for key in keys:
+        if key in members:
+            length += len(members[key])
+    return length
 
 
 def rewrite_json(body: bytes, *, model: str | None, include_usage: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -38,13 +39,17 @@ GEMINI_MEDIA_TOKENS: Final[Mapping[str, int]] = {
 }
 _PAYLOADS: Final = frozenset(("data", "url", "image_url", "file_data", "result", "fileUri", "file_uri"))
 _GEMINI_KEYS: Final = ("inlineData", "inline_data", "fileData", "file_data")
-_HINTS: Final = (b'"type"', b"Data", b"_data")
+_MEDIA_TYPE: Final = re.compile(
+    rb'"(?:image|image_url|input_image|computer_screenshot|input_audio|file|input_file|video_url|document'
+    rb'|image_generation_call)"'
+)
 _DECODE: Final = msgspec.json.Decoder().decode
 
 
 def has_media(raw: msgspec.Raw) -> bool:
-    """Tell in one search a turn that may carry media: its parts have a type, plain strings have none."""
-    return bytes(raw).find(b'"type"') >= 0
+    """Tell whether a conversation may carry media; a plain string has no `type`, so most cost one search."""
+    text = bytes(raw)
+    return text.find(b'"type"') >= 0 and _MEDIA_TYPE.search(text) is not None
 
 
 def measure_media(raw: msgspec.Raw, allowances: Mapping[str, int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from llmweir.traffic.formats.json_body import (
     Members,
     bad_request,
     check_json_content_type,
-    larger_count,
+    largest_count,
     prompt_count,
     read_count,
     read_flag,
@@ -30,7 +30,8 @@ from llmweir.usage import Usage
 Endpoint = Literal["chat", "completions", "responses", "embeddings", "moderations", "images", "speech", "rerank"]
 
 _BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_COMMON: Final = frozenset(("model", "stream", "cache", "stream_options", "n", "best_of", "background", *_BOUNDS))
+_RARE: Final = frozenset(("n", "best_of", "background", "cache", "stream_options"))
+_COMMON: Final = frozenset(("model", "stream", "temperature", "top_p", *_RARE, *_BOUNDS))
 _OPTIONS: Final = frozenset(("include_usage",))
 _TEXT_KEYS: Final[dict[Endpoint, tuple[str, ...]]] = {
     "chat": ("messages", "tools", "functions", "response_format", "prediction"),
@@ -72,34 +73,16 @@ class OpenAIFormat:
             if raw is not None and has_media(raw):
                 payload_bytes, media_tokens = measure_media(raw, OPENAI_MEDIA_TOKENS)
                 text_bytes -= payload_bytes
-        if "background" in members and read_flag(members, "background"):
-            raise bad_request(
-                "background_not_metered", "Answers made in the background cannot be metered.", "background"
-            )
-        return RequestFacts(
+        answers = prompt_count(members.get("prompt")) if self.endpoint == "completions" else 1
+        facts = RequestFacts(
             read_model(members, path_model, required=self.endpoint != "moderations"),
             "stream" in members and read_flag(members, "stream"),
             text_bytes,
             media_tokens,
-            self._max_output_tokens(members),
-            self._answers(members),
-            tuple(read_object(members, "cache", frozenset())) if "cache" in members else (),
-            "stream_options" in members
-            and read_flag(read_object(members, "stream_options", _OPTIONS), "include_usage"),
+            largest_count(members, _BOUNDS),
+            min(answers, MAX_ANSWERS),
         )
-
-    def _max_output_tokens(self, members: Members) -> int | None:
-        bounds = [read_count(members, key) for key in _BOUNDS if key in members]
-        return larger_count(*bounds) if bounds else None
-
-    def _answers(self, members: Members) -> int:
-        """Count the answers: `best_of` are produced where it is above `n`, for each of the prompts."""
-        answers = 1
-        if "n" in members or "best_of" in members:
-            answers = max(1, read_count(members, "n") or 1, read_count(members, "best_of") or 1)
-        if self.endpoint == "completions":
-            answers *= prompt_count(members.get("prompt"))
-        return min(answers, MAX_ANSWERS)
+        return facts if _RARE.isdisjoint(members) else _with_rare_members(facts, members)
 
     def rewrite(self, body: bytes, content_type: bytes, *, model: str | None, include_usage: bool) -> bytes:
         """Return the body with another model, or with the usage event asked for; all else stays as it was."""
@@ -120,6 +103,20 @@ class OpenAIFormat:
     def stream_reader(self) -> BufferedStreamReader:
         """Return a reader for one streamed answer."""
         return BufferedStreamReader(OpenAITally)
+
+
+def _with_rare_members(facts: RequestFacts, members: Members) -> RequestFacts:
+    """Add what few requests send; `best_of` answers are produced, and paid, where it is above `n`."""
+    if read_flag(members, "background"):
+        raise bad_request("background_not_metered", "Answers made in the background cannot be metered.", "background")
+    answers = facts.answers * max(1, read_count(members, "n") or 1, read_count(members, "best_of") or 1)
+    options = read_object(members, "stream_options", _OPTIONS)
+    return msgspec.structs.replace(
+        facts,
+        answers=min(answers, MAX_ANSWERS),
+        cache_controls=tuple(read_object(members, "cache", frozenset())),
+        wants_usage=read_flag(options, "include_usage"),
+    )
 
 
 class _Details(msgspec.Struct):

@@ -1,0 +1,17 @@
+"""The command line: `llmweir serve`, `llmweir demo`."""
+
+from __future__ import annotations
+
+import click
+
+from llmweir import __version__
+from llmweir.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="llmweir")
+def main() -> None:
+    """Rate limits and budgets for LLM traffic."""
+
+
+main.add_command(serve)

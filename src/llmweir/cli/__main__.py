@@ -1,0 +1,5 @@
+"""`python -m llmweir.cli` is `llmweir`."""
+
+from llmweir.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Reads a request's body, bounded in bytes and time, and plays it back to the app behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from llmweir.errors import UnreadableRequestError
+from llmweir.traffic.asgi import Message, Receive
+
+
+class ClientLeftError(Exception):
+    """The client went away before its request was complete; there is nobody to answer."""
+
+
+class BodyReader:
+    """Reads bodies of at most `max_bytes` that arrive within `timeout_s`."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def read(self, receive: Receive, declared_bytes: int) -> bytes:
+        """Returns the whole body; raises UnreadableRequestError (413, 408) or ClientLeftError."""
+        if declared_bytes > self._max_bytes:
+            raise self._too_large()
+        if declared_bytes == 0:
+            return b""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._read(receive)
+        except TimeoutError as error:
+            raise UnreadableRequestError(408, "body_timeout", "The request's body did not arrive in time.") from error
+
+    async def _read(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body") and len(body) <= self._max_bytes:
+            return body
+        parts, size = [body], len(body)
+        while size <= self._max_bytes and message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        if size > self._max_bytes:
+            raise self._too_large()
+        return b"".join(parts)
+
+    def _too_large(self) -> UnreadableRequestError:
+        return UnreadableRequestError(413, "body_too_large", f"The body is larger than {self._max_bytes} bytes.")
+
+
+class Replay:
+    """An ASGI `receive` that gives a body that was read already, then what really comes (the client leaving)."""
+
+    __slots__ = ("_body", "_receive")
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        if self._body is not None:
+            message: dict[str, Any] = {"type": "http.request", "body": self._body, "more_body": False}
+            self._body = None
+            return message
+        return await self._receive()

@@ -1,0 +1,114 @@
+"""How many tokens and how much money to hold for a request before its answer is known.
+
+Input tokens: bytes of text times a ratio learned per model. Output tokens: by the setting `reserve`, see `Estimator`.
+What is learned lives in this worker's memory alone: it changes what is held, never what is charged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Literal, TypeVar
+
+import msgspec
+
+from llmweir.pricing import Rates
+from llmweir.traffic.formats.base import RequestFacts
+from llmweir.usage import Usage
+
+Reserve = Literal["expected", "max", "none"]
+
+FIRST_TOKENS_PER_BYTE = 0.25
+_LEAST_TOKENS_PER_BYTE, _MOST_TOKENS_PER_BYTE = 0.02, 2.0
+_LEARNING_RATE = 0.1
+_ANSWERS_REMEMBERED = 20
+_MOST_REMEMBERED = 20_000
+_MOST_TOKENS = 10**9
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What to reserve: `asked_*` must fit under a limit itself, `hold_*` is held. Nanos of -1: there is no price."""
+
+    asked_tokens: int
+    hold_tokens: int
+    asked_nanos: int
+    hold_nanos: int
+    input_tokens: int
+
+
+NO_HOLD = Hold(0, 0, 0, 0, 0)
+"""For a request that is counted as one and no more."""
+
+
+class Estimator:
+    """Estimates holds, and learns from what requests really used.
+
+    `reserve` says how much output to hold: "expected", the largest of a caller's last 20 answers from a model (about
+    the 95th percentile; `default_max_output_tokens` until there is one), never more than the caller's own maximum;
+    "max", the caller's maximum, else the model's where it is known, else the default; "none", nothing.
+    """
+
+    def __init__(self, reserve: Reserve, default_max_output_tokens: int) -> None:
+        self._reserve = reserve
+        self._default_output_tokens = default_max_output_tokens
+        self._tokens_per_byte: OrderedDict[str, float] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+
+    def hold(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None, output_is_free: bool) -> Hold:
+        """Estimates what a request to `model` will use; `rates` of None means that the model has no price."""
+        ratio = self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE)
+        input_tokens = min(int(facts.text_bytes * ratio) + facts.media_tokens + 1, _MOST_TOKENS)
+        output_tokens = 0 if output_is_free else self._output_tokens(facts, user_id, model, rates)
+        most = facts.max_output_tokens
+        stated_tokens = 0 if output_is_free or most is None or self._reserve == "none" else min(most * facts.answers, _MOST_TOKENS)
+        if rates is None:
+            return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, 0, -1, input_tokens)
+        firm_tokens = stated_tokens if self._reserve == "max" else 0
+        return Hold(
+            input_tokens + stated_tokens,
+            input_tokens + output_tokens,
+            rates.hold_nanos(input_tokens, firm_tokens),
+            rates.hold_nanos(input_tokens, output_tokens),
+            input_tokens,
+        )
+
+    def tokens_of(self, text_bytes: int, model: str) -> int:
+        """Estimates the tokens of text whose usage nobody reported."""
+        return -int(-text_bytes * self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE) // 1)
+
+    def learn(self, facts: RequestFacts, user_id: str, model: str, usage: Usage) -> None:
+        """Learns from the reported usage of an answer."""
+        text_tokens = usage.input_tokens - facts.media_tokens
+        if facts.text_bytes > 0 and text_tokens > 0:
+            known = self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE)
+            seen = min(max(text_tokens / facts.text_bytes, _LEAST_TOKENS_PER_BYTE), _MOST_TOKENS_PER_BYTE)
+            _remember(self._tokens_per_byte, model, known + (seen - known) * _LEARNING_RATE)
+        if usage.output_tokens:
+            answers = self._answers.get((user_id, model))
+            if answers is None:
+                answers = deque(maxlen=_ANSWERS_REMEMBERED)
+                _remember(self._answers, (user_id, model), answers)
+            answers.append(-(-usage.output_tokens // facts.answers))
+
+    def _output_tokens(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None) -> int:
+        most = facts.max_output_tokens
+        if self._reserve == "none":
+            return 0
+        if self._reserve == "max":
+            known = rates.max_output_tokens if rates is not None else None
+            each = most if most is not None else known or self._default_output_tokens
+        else:
+            answers = self._answers.get((user_id, model))
+            each = max(answers) if answers else self._default_output_tokens
+            if most is not None and most < each:
+                each = most
+        return min(each * facts.answers, _MOST_TOKENS)
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V) -> None:
+    cache[key] = value
+    if len(cache) > _MOST_REMEMBERED:
+        cache.popitem(last=False)

@@ -1,0 +1,79 @@
+"""Who is calling: the API key a request carries, or what the app's own callable says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from llmweir.errors import UnreadableRequestError
+
+Identify = Callable[[dict[str, Any]], "str | None | Awaitable[str | None]"]
+"""The app's own way to name its callers: a user id, or None for nobody; sync or async."""
+
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscription-key", b"x-goog-api-key")
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """What the gate needs of a request's headers, read in one pass.
+
+    `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one; `upgrades` whether it wants another protocol (a WebSocket).
+    """
+
+    api_key: str | None
+    content_type: bytes
+    content_encoding: bytes
+    accept: bytes
+    declared_bytes: int
+    upgrades: bool
+
+
+NO_HEAD = RequestHead(None, b"", b"", b"", -1, False)
+"""For a request refused before its headers were read."""
+
+
+class HeadReader:
+    """Reads request heads; `key_header` is a further header a key may come in, after the usual ones."""
+
+    def __init__(self, key_header: str | None = None) -> None:
+        names = (*_KEY_HEADERS, key_header.lower().encode()) if key_header else _KEY_HEADERS
+        self._ranks = {name: rank for rank, name in enumerate(names)}
+        self._wanted = frozenset((*names, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade"))
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
+        """Reads a head; raises UnreadableRequestError where a header that decides something comes twice.
+
+        Two Authorization headers, or two Content-Types: what stands behind might read the other one.
+        """
+        wanted = self._wanted
+        found: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in wanted:
+                if name in found and name != b"accept":
+                    raise UnreadableRequestError(400, "duplicate_header", f"The header {name.decode()} comes twice.")
+                found[name] = value
+        get = found.get
+        length = get(b"content-length", b"")
+        return RequestHead(
+            self._api_key(found),
+            get(b"content-type", b""),
+            get(b"content-encoding", b""),
+            get(b"accept", b""),
+            int(length) if length.isdigit() else -1,
+            b"upgrade" in found,
+        )
+
+    def _api_key(self, found: dict[bytes, bytes]) -> str | None:
+        for name in self._ranks:
+            value = found.get(name)
+            if value is None:
+                continue
+            if name == b"authorization":
+                if value[:7].lower() != b"bearer ":
+                    continue
+                value = value[7:]
+            key = value.strip()
+            if key:
+                return key.decode("latin-1")
+        return None

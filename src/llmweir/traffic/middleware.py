@@ -1,0 +1,358 @@
+"""The way of a request: identify, read, estimate, admit, call the app, settle. The story; its steps live elsewhere."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Awaitable, Callable
+from hmac import compare_digest
+from itertools import count
+from typing import Literal
+
+import msgspec
+
+from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Refusal, Standing
+from llmweir.engine.store import AliasOf, Ask, Store
+from llmweir.engine.users import hash_key
+from llmweir.errors import StoreUnavailableError, UnreadableRequestError
+from llmweir.pricing import PriceBook, Rates
+from llmweir.traffic import refusals
+from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send
+from llmweir.traffic.body import BodyReader, ClientLeftError, Replay
+from llmweir.traffic.estimate import NO_HOLD, Estimator
+from llmweir.traffic.formats.base import RequestFacts
+from llmweir.traffic.formats.error_body import error_body, problem_body, refusal_of
+from llmweir.traffic.headers import standing_headers
+from llmweir.traffic.identify import NO_HEAD, HeadReader, Identify
+from llmweir.traffic.observe import Observer, Reservation
+from llmweir.traffic.paths import Route, dialect_of, replace_model
+from llmweir.traffic.proxy import UpstreamUnavailableError
+from llmweir.traffic.rules import PathRules
+
+_NO_FACTS = RequestFacts("")
+_MOST_ADMISSION_CALLS = 4
+
+
+class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the gate behaves; the fields are settings of the same names."""
+
+    master_key: str | None = None
+    open_paths: tuple[str, ...] = ()
+    free_paths: tuple[str, ...] = ()
+    unknown_paths: Literal["refuse", "count"] = "count"
+    budget_exceeded_status: int = 429
+    accept_websockets: bool = True
+
+
+class DefaultUser(msgspec.Struct, frozen=True):
+    """The limits of callers that the app names and no record knows: `make` writes such a record, as of `digest`."""
+
+    digest: str
+    make: Callable[[str], Awaitable[None]]
+
+
+class Refused(Exception):  # noqa: N818 (an outcome, not an error)
+    """A request is answered by the gate itself; `standing` is where the limits stood, where they were looked at."""
+
+    def __init__(self, refusal: Refusal, standing: Standing | None = None) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.standing = standing
+
+
+class _Request:
+    """What the gate knows of one request on its way; filled in step by step."""
+
+    __slots__ = ("body", "facts", "head", "key_hash", "receive", "request_id", "route", "scope", "send", "user_id")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.request_id = request_id
+        self.route = Route("unknown", "openai")
+        self.head = NO_HEAD
+        self.user_id = ""
+        self.key_hash = ""
+        self.body: bytes | None = None
+        self.facts = _NO_FACTS
+
+
+class Gate:
+    """An ASGI app in front of `app` that lets through what the caller's limits have room for.
+
+    It keeps nothing of a request once that is over; what it learns of models and callers lies in its parts.
+    """
+
+    def __init__(  # noqa: PLR0913 - its parts
+        self,
+        app: App,
+        *,
+        store: Store,
+        prices: PriceBook,
+        estimator: Estimator,
+        heads: HeadReader,
+        bodies: BodyReader,
+        options: GateOptions,
+        identify: Identify | None = None,
+        default_user: DefaultUser | None = None,
+    ) -> None:
+        self._app = app
+        self._store = store
+        self._prices = prices
+        self._estimator = estimator
+        self._heads = heads
+        self._bodies = bodies
+        self._options = options
+        self._identify = identify
+        self._default_user = default_user
+        self._default_digest = default_user.digest if default_user is not None else ""
+        self._rules = PathRules(options.open_paths, options.free_paths)
+        self._master_key = options.master_key.encode() if options.master_key else None
+        self._request_prefix = f"req_{secrets.token_hex(8)}"
+        self._request_numbers = count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one HTTP request or WebSocket; everything else passes."""
+        if scope["type"] == "http":
+            request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
+            try:
+                await self._serve(request)
+            except Refused as refused:
+                await _answer(request, refused.refusal, refused.standing)
+            except UnreadableRequestError as error:
+                await _answer(request, refusal_of(error), None)
+            except StoreUnavailableError:
+                await _answer(request, refusals.STORE_UNAVAILABLE, None)
+            except ClientLeftError:
+                return
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, request: _Request) -> None:
+        scope = request.scope
+        path = _path_of(scope)
+        request.route = Route("unknown", dialect_of(path))
+        verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
+        request.route = verdict.route
+        if verdict.access == "open":
+            await self._app(scope, request.receive, request.send)
+        elif not await self._recognise(request):
+            await self._app(scope, request.receive, request.send)  # the master key is not limited
+        elif verdict.access == "free":
+            caller = await self._authorise(request)
+            _give_caller(scope, caller, request.request_id)
+            await self._app(scope, request.receive, request.send)
+        else:
+            await self._read(request)
+            admitted, reservation = await self._admit(request)
+            await self._pass_on(request, admitted, reservation)
+
+    async def _recognise(self, request: _Request) -> bool:
+        """Finds out who is calling; False for the master key, Refused for nobody."""
+        request.head = self._heads.read(request.scope["headers"])
+        if request.head.upgrades and not self._options.accept_websockets:
+            raise UnreadableRequestError(403, "websocket_not_metered", "WebSockets cannot be metered here.")
+        if self._identify is not None:
+            named = self._identify(request.scope)
+            user_id = await named if inspect.isawaitable(named) else named
+            if user_id is None:
+                raise Refused(refusals.unauthenticated("unknown_user"))
+            request.user_id = user_id
+            return True
+        api_key = request.head.api_key
+        if api_key is None:
+            raise Refused(refusals.unauthenticated("no_key"))
+        if self._master_key is not None and compare_digest(api_key.encode("latin-1"), self._master_key):
+            return False
+        request.key_hash = hash_key(api_key)
+        owner = await self._store.owner_of(request.key_hash)
+        if owner is None:
+            raise Refused(refusals.unauthenticated("unknown_key"))
+        request.user_id = owner
+        return True
+
+    async def _read(self, request: _Request) -> None:
+        """Reads the body and what it says of its own cost."""
+        route, head = request.route, request.head
+        if route.format is None:
+            if self._options.unknown_paths == "refuse":
+                raise UnreadableRequestError(404, "path_not_gated", "This method and path are not gated.")
+            return
+        if head.content_encoding not in (b"", b"identity"):
+            raise UnreadableRequestError(
+                415, "unsupported_content_encoding", "A body in a content coding cannot be metered; send it plain."
+            )
+        request.body = await self._bodies.read(request.receive, head.declared_bytes)
+        request.facts = route.format.facts(request.body, head.content_type, route.path_model)
+
+    async def _admit(self, request: _Request) -> tuple[Admitted, Reservation]:
+        """Admits a request, or raises Refused; it takes a second call only where an alias has just changed."""
+        facts, route = request.facts, request.route
+        model = self._store.alias_target(request.user_id, facts.model)
+        rates: Rates | None = None
+        hold = NO_HOLD
+        for _ in range(_MOST_ADMISSION_CALLS):
+            if route.format is not None:
+                rates = self._prices.rates(model)
+                hold = self._estimator.hold(facts, request.user_id, model, rates, route.format.output_is_free)
+            ask = Ask(
+                request.request_id,
+                request.user_id,
+                request.key_hash,
+                facts.model,
+                model,
+                hold.asked_tokens,
+                hold.hold_tokens,
+                hold.asked_nanos,
+                hold.hold_nanos,
+                "\n".join(facts.cache_controls),
+                self._default_digest,
+            )
+            decision = await self._store.admit(ask)
+            if isinstance(decision, Admitted):
+                reservation = Reservation(
+                    self._store, self._estimator, request.request_id, request.user_id, model, facts, hold, rates
+                )
+                return decision, reservation
+            if isinstance(decision, LimitRefused):
+                who = self._store.name_of(request.user_id)
+                refusal = refusals.limit_refused(decision, who, model, self._options.budget_exceeded_status)
+                raise Refused(refusal, decision.standing)
+            if isinstance(decision, AliasOf):
+                model = decision.model
+            else:
+                await self._heal(request, decision)
+        raise Refused(refusals.unauthenticated("unknown_user"))
+
+    async def _authorise(self, request: _Request) -> Caller:
+        for _ in range(_MOST_ADMISSION_CALLS):
+            caller = await self._store.authorise(
+                request.user_id, request.key_hash, data_plane=True, default_digest=self._default_digest
+            )
+            if isinstance(caller, Caller):
+                return caller
+            await self._heal(request, caller)
+        raise Refused(refusals.unauthenticated("unknown_user"))
+
+    async def _heal(self, request: _Request, refused: CallerRefused) -> None:
+        """Mends what made the store refuse a caller, so that it may be asked again, or raises Refused.
+
+        An unknown caller the app named gets the default limits; a key that has changed hands is looked up afresh.
+        """
+        if refused.reason in ("unknown_user", "stale_default") and not request.key_hash and self._default_user:
+            await self._default_user.make(request.user_id)
+            return
+        if refused.reason in ("unknown_user", "unknown_key") and request.key_hash:
+            owner = await self._store.owner_of(request.key_hash, afresh=True)
+            if owner is not None and owner != request.user_id:
+                request.user_id = owner
+                return
+        raise Refused(refusals.caller_refused(refused.reason, request.facts.model))
+
+    async def _pass_on(self, request: _Request, admitted: Admitted, reservation: Reservation) -> None:
+        """Calls the app behind, and settles whatever comes of it."""
+        observer = Observer(
+            request.send,
+            reservation,
+            admitted.standing,
+            standing_headers(admitted.standing, request.route.dialect),
+            request.route,
+            request.facts,
+        )
+        scope, receive = request.scope, request.receive
+        if request.body is not None:
+            scope, body = _for_app(request, reservation.model)
+            receive = Replay(body, receive)
+        _give_caller(scope, admitted.profile, request.request_id)
+        raised: BaseException | None = None
+        try:
+            await self._app(scope, receive, observer.send)
+        except UpstreamUnavailableError as error:
+            reservation.failed()
+            if observer.status:
+                raise
+            raise Refused(refusals.upstream_unavailable(error.status), admitted.standing) from error
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            observer.left(raised)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Counts a WebSocket as one request that holds a slot for as long as it lasts, where they are accepted."""
+        request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
+        try:
+            self._rules.judge("GET", _path_of(scope), scope.get("raw_path") or b"")
+            limited = await self._recognise(request)
+            admitted, reservation = await self._admit(request) if limited else (None, None)
+        except (Refused, UnreadableRequestError, StoreUnavailableError):
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if admitted is not None:
+            _give_caller(scope, admitted.profile, request.request_id)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if reservation is not None:
+                reservation.nothing()
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    root_path: str = scope.get("root_path", "")
+    return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
+
+
+def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
+    """The request as the app behind gets it: aliases resolved, usage asked for, the answer in no content coding."""
+    scope, body, facts, route = request.scope, request.body or b"", request.facts, request.route
+    assert route.format is not None  # noqa: S101 (only what has a format has a body here)
+    new_model = model if model != facts.model else None
+    asks_usage = route.hides_usage_event(facts)
+    headers: Headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+    changes: Scope = {"headers": headers}
+    if new_model is not None and route.path_model is not None:
+        changes["path"], changes["raw_path"] = replace_model(scope["path"], new_model)
+    if new_model is not None or asks_usage:
+        body = route.format.rewrite(body, request.head.content_type, model=new_model, include_usage=asks_usage)
+        headers[:] = [header for header in headers if header[0] != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(body)))
+    return {**scope, **changes}, body
+
+
+def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
+    scope["state"] = {
+        **scope.get("state", {}),
+        "llmweir": Caller(
+            user_id=profile.user_id,
+            user_alias=profile.user_alias,
+            user_role=profile.user_role,
+            teams=profile.teams,
+            metadata=profile.metadata,
+            guardrails=profile.guardrails,
+            permissions=profile.permissions,
+            key_alias=profile.key_alias,
+            request_id=request_id,
+        ),
+    }
+
+
+async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:
+    """Answers a refused request in the caller's own dialect."""
+    dialect = request.route.dialect
+    if b"application/problem+json" in request.head.accept:
+        content_type, body = b"application/problem+json", problem_body(dialect, refusal, request.request_id)
+    else:
+        content_type, body = b"application/json", error_body(dialect, refusal, request.request_id)
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        *refusals.refusal_headers(refusal, request.request_id),
+        *(standing_headers(standing, dialect) if standing is not None else ()),
+    ]
+    await request.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await request.send({"type": "http.response.body", "body": body})

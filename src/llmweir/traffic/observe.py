@@ -1,0 +1,263 @@
+"""Watches one admitted request's answer on its way out: headers on, usage read, the account settled at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import zlib
+from typing import Final
+
+from llmweir.decision import NO_LIMIT, Standing
+from llmweir.engine.store import Settlement, Store
+from llmweir.errors import StoreUnavailableError
+from llmweir.money import format_usd
+from llmweir.pricing import Rates
+from llmweir.traffic.asgi import Headers, Message, Send
+from llmweir.traffic.estimate import Estimator, Hold
+from llmweir.traffic.formats.base import RequestFacts, StreamReader
+from llmweir.traffic.formats.usage_filter import UsageEventFilter
+from llmweir.traffic.headers import without_limits
+from llmweir.traffic.paths import Route
+from llmweir.usage import Usage
+
+_HELD_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 16 * 1024 * 1024
+
+
+class Reservation:
+    """What is held for one request, and the one settlement that ends it."""
+
+    __slots__ = ("_estimator", "_facts", "_hold", "_rates", "_store", "cost_nanos", "model", "request_id", "settled", "user_id")
+
+    def __init__(
+        self,
+        store: Store,
+        estimator: Estimator,
+        request_id: str,
+        user_id: str,
+        model: str,
+        facts: RequestFacts,
+        hold: Hold,
+        rates: Rates | None,
+    ) -> None:
+        self._store = store
+        self._estimator = estimator
+        self._facts = facts
+        self._hold = hold
+        self._rates = rates
+        self.request_id = request_id
+        self.user_id = user_id
+        self.model = model
+        self.cost_nanos = 0
+        self.settled: asyncio.Future[object] | None = None
+
+    def used(self, usage: Usage) -> None:
+        """Settles with the usage the upstream reported, and learns from it."""
+        self._estimator.learn(self._facts, self.user_id, self.model, usage)
+        self._settle(usage)
+
+    def produced(self, text_bytes: int, partly: Usage | None = None) -> None:
+        """Settles with an estimate: the upstream reported no usage, or only `partly`, but this much text came."""
+        partly = partly or Usage(input_tokens=self._hold.input_tokens)
+        output_tokens = max(partly.output_tokens, self._estimator.tokens_of(text_bytes, self.model))
+        self._settle(Usage(input_tokens=partly.input_tokens, output_tokens=output_tokens))
+
+    def as_held(self) -> None:
+        """Settles as reserved: the upstream has probably done the work, and nobody saw how much."""
+        hold = self._hold
+        output_tokens = max(0, hold.hold_tokens - hold.input_tokens)
+        self._settle(Usage(input_tokens=hold.input_tokens, output_tokens=output_tokens))
+
+    def nothing(self) -> None:
+        """Settles a request that is counted as one and no more."""
+        self._settle(Usage())
+
+    def failed(self) -> None:
+        """Gives back tokens and money: the upstream answered with an error, or not at all."""
+        self._settle(Usage(), failed=True)
+
+    def _settle(self, usage: Usage, *, failed: bool = False) -> None:
+        if self.settled is not None:
+            return
+        if self._rates is not None and not failed:
+            self.cost_nanos = self._rates.cost_nanos(usage)
+        settlement = Settlement(
+            request_id=self.request_id,
+            user_id=self.user_id,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost_nanos=self.cost_nanos,
+            failed=failed,
+        )
+        self.settled = self._store.settle(settlement)
+
+
+class Observer:
+    """Stands in for `send`: one answer of one admitted request.
+
+    A stream's chunks pass through as they come. A plain answer is held until it is complete (up to 1 MiB), since its
+    headers say what it cost. The settlement leaves for Redis before the last body message leaves for the client; the
+    caller that took the last parallel slot is answered once its slot is free, so that it may ask again at once.
+    """
+
+    __slots__ = (
+        "_body", "_body_bytes", "_encoding", "_filter", "_format", "_headers", "_held_start", "_last_slot", "_ok",
+        "_asked_stream", "_reader", "_reservation", "_send", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        send: Send,
+        reservation: Reservation,
+        standing: Standing,
+        headers: Headers,
+        route: Route,
+        facts: RequestFacts,
+    ) -> None:
+        self._send = send
+        self._reservation = reservation
+        self._headers = headers
+        self._format = route.format
+        self._asked_stream = facts.stream
+        self._filter = UsageEventFilter() if route.hides_usage_event(facts) else None
+        self._last_slot = standing.parallel_limit != NO_LIMIT and standing.parallel_used >= standing.parallel_limit
+        self._held_start: Message | None = None
+        self._reader: StreamReader | None = None
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._encoding = b""
+        self._ok = False
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        """Takes a message of the app and passes on what the client gets of it."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            await self._start(message)
+        elif kind == "http.response.body":
+            await self._body_message(message)
+        else:
+            if kind == "http.response.pathsend":
+                await self._settle()
+            await self._send(message)
+
+    def left(self, error: BaseException | None) -> None:
+        """Settles what no last message ended: the client left, the upstream broke off, or the app raised `error`."""
+        if self._reservation.settled is not None:
+            return
+        if self._reader is not None:
+            self._settle_stream()
+        elif (self.status and not self._ok) or isinstance(error, Exception):
+            self._reservation.failed()
+        else:
+            self._reservation.as_held()
+
+    async def _start(self, message: Message) -> None:
+        self.status = message["status"]
+        self._ok = self.status < 400
+        headers = without_limits(message.get("headers", []))
+        content_type = b""
+        for name, value in headers:
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-encoding":
+                self._encoding = value.strip().lower()
+        streams = content_type.startswith(b"text/event-stream")
+        if self._ok and self._format is not None and streams:
+            self._reader = self._format.stream_reader()
+        if not streams:
+            self._filter = None
+        message = {**message, "headers": headers + self._headers}
+        if self._filter is not None:
+            message["headers"] = [header for header in message["headers"] if header[0] != b"content-length"]
+        if self._ok and self._format is not None and not streams and not self._asked_stream:
+            self._held_start = message
+        else:
+            await self._send(message)
+
+    async def _body_message(self, message: Message) -> None:
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        if self._reader is not None:
+            await self._stream_chunk(self._reader, chunk, more)
+            return
+        if self._ok and self._format is not None and self._body_bytes <= _READ_BYTES:
+            self._body.append(chunk)
+            self._body_bytes += len(chunk)
+        if more and self._held_start is not None and self._body_bytes <= _HELD_BYTES:
+            return
+        if not more:
+            await self._settle()
+        if self._held_start is None:
+            await self._send(message)
+        else:
+            await self._release(self._held_start, more)
+
+    async def _release(self, start: Message, more: bool) -> None:
+        if not more:
+            cost = format_usd(self._reservation.cost_nanos).encode()
+            start["headers"].append((b"x-llmweir-cost-usd", cost))
+        self._held_start = None
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": b"".join(self._body), "more_body": more})
+
+    async def _stream_chunk(self, reader: StreamReader, chunk: bytes, more: bool) -> None:
+        if chunk:
+            reader.feed(chunk)
+        if self._filter is not None:
+            chunk = self._filter.filter(chunk)
+            if not more:
+                chunk += self._filter.flush()
+        if not more:
+            await self._settle()
+        if chunk or not more:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def _settle(self) -> None:
+        if self._reservation.settled is None:
+            if self._reader is not None:
+                self._settle_stream()
+            elif not self._ok:
+                self._reservation.failed()
+            else:
+                self._settle_plain()
+        if self._last_slot and self._reservation.settled is not None:
+            with contextlib.suppress(StoreUnavailableError):
+                await asyncio.shield(self._reservation.settled)
+
+    def _settle_stream(self) -> None:
+        assert self._reader is not None  # noqa: S101 (only streams get here)
+        outcome = self._reader.finish()
+        if outcome.usage is not None and outcome.complete:
+            self._reservation.used(outcome.usage)
+        else:
+            self._reservation.produced(outcome.produced_text_bytes, outcome.usage)
+
+    def _settle_plain(self) -> None:
+        if self._format is None:
+            self._reservation.nothing()
+            return
+        if self._body_bytes > _READ_BYTES:
+            self._reservation.as_held()
+            return
+        body = _decoded(self._body[0] if len(self._body) == 1 else b"".join(self._body), self._encoding)
+        usage = self._format.usage(body) if body is not None else None
+        if usage is not None:
+            self._reservation.used(usage)
+        elif body is not None:
+            self._reservation.produced(self._format.produced_text_bytes(body))
+        else:
+            self._reservation.as_held()
+
+
+def _decoded(body: bytes, encoding: bytes) -> bytes | None:
+    """The body as its usage can be read; None where its content coding is not one we know."""
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"deflate"):
+        return None
+    try:
+        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        return decoder.decompress(body, _READ_BYTES)
+    except zlib.error:
+        return None

@@ -1,0 +1,259 @@
+"""Builds the whole from the settings: around an app (`RateLimitMiddleware`) or in front of an upstream (`front`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from typing import Any, cast
+
+import msgspec
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from llmweir import __version__
+from llmweir.admin.app import AdminApi
+from llmweir.alerts import Alerts
+from llmweir.engine.embedded import EmbeddedValkey
+from llmweir.engine.link import Link
+from llmweir.engine.store import SoftBudgetCrossed, Store
+from llmweir.engine.users import Users
+from llmweir.errors import InvalidValueError, StoreUnavailableError
+from llmweir.pricing import PriceBook
+from llmweir.records import NewUser, problems
+from llmweir.settings import Paths, Settings
+from llmweir.traffic.asgi import App, Message, Receive, Scope, Send
+from llmweir.traffic.body import BodyReader
+from llmweir.traffic.estimate import Estimator
+from llmweir.traffic.identify import HeadReader, Identify
+from llmweir.traffic.middleware import DefaultUser, Gate, GateOptions
+from llmweir.traffic.proxy import ReverseProxy
+
+_log = logging.getLogger("llmweir")
+
+
+class Engine:
+    """The store of one worker and what runs beside it: the bundled Valkey, the heartbeat of the leases, the alerts.
+
+    It starts in the event loop that first needs it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._embedded: EmbeddedValkey | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        webhook = settings.alert_webhook_url
+        self._alerts = Alerts(webhook.get_secret_value() if webhook is not None else None)
+        self.link: Link
+        self.store: Store
+        self.users: Users
+
+    async def start(self) -> None:
+        """Starts everything; a Redis of your own may be away, and is connected to when it is back."""
+        settings = self._settings
+        if settings.redis_url is not None:
+            url = settings.redis_url.get_secret_value()
+        else:
+            self._embedded = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
+            url = self._embedded.url
+        memo_ttl_ms = settings.memo_ttl_s * 1000
+        self.link = Link(url, timeout_ms=settings.store_timeout_ms)
+        self.store = Store(self.link, lease_ttl_ms=settings.lease_ttl_s * 1000, memo_ttl_ms=memo_ttl_ms)
+        self.store.on_soft_budget = self._soft_budget_crossed
+        self.users = Users(self.link, memo_ttl_ms=memo_ttl_ms)
+        with contextlib.suppress(StoreUnavailableError):
+            await self.store.load_scripts()
+        self._heartbeat = asyncio.create_task(self._beat())
+
+    async def aclose(self) -> None:
+        """Stops everything, the bundled Valkey last."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.gather(self._heartbeat, return_exceptions=True)
+            await self.store.drain()
+            await self.link.aclose()
+        await self._alerts.aclose()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.close)
+
+    async def _beat(self) -> None:
+        every_s = self._settings.lease_renew_s
+        while True:
+            await asyncio.sleep(every_s / 2)
+            if self._embedded is not None and not self.link.is_up:
+                with contextlib.suppress(StoreUnavailableError):
+                    await asyncio.to_thread(self._embedded.ensure_running)
+            with contextlib.suppress(StoreUnavailableError, RedisError):
+                await self.store.renew(older_than_s=every_s / 2)
+
+    def _soft_budget_crossed(self, crossed: SoftBudgetCrossed) -> None:
+        self._alerts.soft_budget_crossed(crossed.user_id, crossed.spend_nanos, crossed.soft_budget_nanos)
+
+
+class Weir:
+    """An ASGI app: the gate in front of `app`, the admin API beside it, and the engine that lives as long as both."""
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        paths: Paths,
+        *,
+        identify: Identify | None = None,
+        accept_websockets: bool,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._paths = paths
+        self._identify = identify
+        self._accept_websockets = accept_websockets
+        self._prices = PriceBook(settings.price_file, settings.unpriced_models)
+        self._default_user = _default_user_of(settings)
+        self._estimator = Estimator(settings.reserve, settings.default_max_output_tokens)
+        self._engine = Engine(settings)
+        self._starting = asyncio.Lock()
+        self._gate: App | None = None
+        self._admin: App | None = None
+        self._admin_paths = frozenset(
+            f"{paths.admin_prefix}{path}"
+            for path in ("/user/new", "/user/update", "/user/info", "/health/liveliness", "/health/readiness")
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if self._gate is None:
+            await self.start()
+        app = self._admin if scope["path"] in self._admin_paths and scope["type"] == "http" else self._gate
+        await cast(App, app)(scope, receive, send)
+
+    @property
+    def engine(self) -> Engine:
+        """The store and the users behind this app; usable once it has started."""
+        return self._engine
+
+    async def start(self) -> None:
+        """Starts the engine, once; the first request does so where no lifespan came before it."""
+        async with self._starting:
+            if self._gate is not None:
+                return
+            await self._engine.start()
+            settings = self._settings
+            heads = HeadReader(settings.key_header)
+            master_key = settings.master_key.get_secret_value() if settings.master_key is not None else None
+            self._admin = AdminApi(
+                self._engine.users,
+                read_key=lambda headers: heads.read(headers).api_key,
+                master_key=master_key,
+                ping=self._engine.link.ready,
+                version=__version__,
+            ).app(self._paths.admin_prefix)
+            self._gate = Gate(
+                self._app,
+                store=self._engine.store,
+                prices=self._prices,
+                estimator=self._estimator,
+                heads=heads,
+                bodies=BodyReader(settings.max_body_bytes, settings.body_timeout_s),
+                options=GateOptions(
+                    master_key=master_key,
+                    open_paths=self._paths.open_paths,
+                    free_paths=settings.free_paths,
+                    unknown_paths=self._paths.unknown_paths,
+                    budget_exceeded_status=settings.budget_exceeded_status,
+                    accept_websockets=self._accept_websockets,
+                ),
+                identify=self._identify,
+                default_user=self._gate_default_user(),
+            )
+
+    async def aclose(self) -> None:
+        """Stops the engine; a later request starts it again."""
+        self._gate = self._admin = None
+        await self._engine.aclose()
+
+    def _gate_default_user(self) -> DefaultUser | None:
+        if self._default_user is None:
+            return None
+        body, digest = self._default_user
+
+        async def make(user_id: str) -> None:
+            await self._engine.users.put_default(body, user_id, digest)
+
+        return DefaultUser(digest, make)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starts before the app behind does, and stops after it; an app that knows no lifespan is none the worse."""
+        told: list[str] = []
+
+        async def remember(message: Message) -> None:
+            told.append(message["type"])
+            if not message["type"].startswith("lifespan.shutdown"):
+                await send(message)
+
+        try:
+            await self.start()
+        except Exception as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        try:
+            try:
+                await self._app(scope, receive, remember)
+            except Exception:
+                if told:
+                    raise
+                await _bare_lifespan(receive, send)
+        finally:
+            await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _bare_lifespan(receive: Receive, send: Send) -> None:
+    """Answers for an app behind that has no lifespan of its own; its first message may be taken already."""
+    await send({"type": "lifespan.startup.complete"})
+    while (await receive())["type"] != "lifespan.shutdown":
+        pass
+
+
+class RateLimitMiddleware(Weir):
+    """Wraps an ASGI app: callers are known by API key, or by the app's own `identify`, and held to their limits.
+
+    Every setting is a keyword argument by the same name. `identify(scope)`, sync or async, returns a user id, or None
+    for 401. Raises InvalidValueError for a setting that is not valid.
+    """
+
+    def __init__(self, app: App, *, identify: Identify | None = None, **settings: Any) -> None:
+        read = Settings(**settings)
+        super().__init__(app, read, read.for_around(), identify=identify, accept_websockets=True)
+
+
+def front(settings: Settings) -> Weir:
+    """The gate in front of the upstream of the settings, as `serve` runs it."""
+    if settings.upstream is None:
+        raise InvalidValueError("upstream is needed: the base URL in front of which llmweir stands.")
+    upstream_key = settings.upstream_api_key
+    proxy = ReverseProxy(
+        settings.upstream,
+        upstream_api_key=upstream_key.get_secret_value() if upstream_key is not None else None,
+        forward_caller_key=settings.forward_caller_key,
+        caller_key_header=settings.key_header,
+        upstream_timeout_s=settings.upstream_timeout_s,
+    )
+    return Weir(proxy, settings, settings.for_front(), accept_websockets=False)
+
+
+def _default_user_of(settings: Settings) -> tuple[NewUser, str] | None:
+    if settings.default_user is None:
+        return None
+    text = msgspec.json.encode(settings.default_user, order="sorted")
+    try:
+        body = NewUser.model_validate_json(text)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, p['loc'][1:]))}: {p['msg']}" for p in problems(error))  # type: ignore[index]
+        raise InvalidValueError(f"default_user: {found}") from error
+    return body, hashlib.sha256(text).hexdigest()[:16]
+

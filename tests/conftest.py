@@ -1,0 +1,70 @@
+"""The matrix of backends, and what the tests of the store share: a settable clock, a link, the store, its users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+from hypothesis import settings
+
+from llmweir.engine.link import Link
+from llmweir.engine.store import Store
+from llmweir.engine.users import Users
+from tests.backends import BACKENDS, Clock, serve
+
+settings.register_profile("llmweir", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.load_profile("llmweir")
+
+
+@pytest.fixture(scope="session")
+def url_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Start each backend when a test first asks for it, once a session."""
+    urls: dict[str, str] = {}
+    with ExitStack() as servers:
+
+        def url_of(backend: str) -> str:
+            if backend not in urls:
+                urls[backend] = servers.enter_context(serve(backend, tmp_path_factory.mktemp(backend)))
+            return urls[backend]
+
+        yield url_of
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name each backend of the matrix in turn; `tests.backends.on_real_servers` leaves out fakeredis."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(backend: str, url_of: Callable[[str], str]) -> str:
+    """Give the URL of an empty store."""
+    url = url_of(backend)
+    with redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def link(url: str) -> AsyncIterator[Link]:
+    link = Link(url, timeout_ms=10_000)
+    yield link
+    await link.aclose()
+
+
+@pytest.fixture
+def store(link: Link, clock: Clock) -> Store:
+    return Store(link, clock=clock)
+
+
+@pytest.fixture
+def users(link: Link, clock: Clock) -> Users:
+    return Users(link, clock=clock)

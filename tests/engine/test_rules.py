@@ -1,0 +1,298 @@
+"""The engine against the model: random lives of one user, every decision and every number compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from llmweir.decision import Admitted, Standing
+from llmweir.engine.link import Link
+from llmweir.engine.store import Ask, Settlement, Store
+from llmweir.engine.users import Users
+from llmweir.money import nanos_to_usd
+from llmweir.records import parse_new, parse_update
+from tests.backends import Clock
+from tests.engine.model import Refusal, Rules, Want
+
+LEASE_TTL_MS = 30_000
+EXAMPLES = {"fakeredis": 8, "valkey": 80, "redis": 40}
+DUMP = """
+local dump, keys = {}, redis.call('KEYS', '*')
+table.sort(keys)
+for _, key in ipairs(keys) do
+  local kind = redis.call('TYPE', key).ok
+  local value = kind == 'hash' and redis.call('HGETALL', key) or kind == 'zset' and redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    or redis.call('GET', key)
+  dump[#dump + 1] = { key, value }
+end
+return dump
+"""
+
+maybe = partial(st.one_of, st.none())
+small = st.integers(0, 6)
+tokens = st.sampled_from([0, 1, 10, 40, 100, 150])
+nanos = st.sampled_from([0, 1, 5, 20, 60, 120])
+models = st.sampled_from(["m1", "m2", "n"])
+entries = st.sampled_from(["m1", "m2", "m*", "*"])
+lengths = st.sampled_from([None, "20s", "90s", "1h", "1mo"])
+LIMITS: dict[str, st.SearchStrategy[Any]] = {
+    "rpm_limit": maybe(small),
+    "tpm_limit": maybe(tokens),
+    "max_parallel_requests": maybe(small),
+    "max_budget": maybe(nanos),
+    "budget_duration": lengths,
+    "model_rpm_limit": st.dictionaries(entries, small, max_size=2),
+    "model_tpm_limit": st.dictionaries(entries, tokens, max_size=2),
+    "model_max_budget": st.dictionaries(entries, st.tuples(nanos, lengths), max_size=2),
+    "spend": nanos,
+}
+wants = st.builds(
+    lambda model, asked, more, cost, more_cost: Want(model, asked, asked + more, cost, cost + more_cost),
+    models, tokens, tokens, nanos, nanos,
+)  # fmt: skip
+
+
+class Life(RuleBasedStateMachine):
+    """One user's life: whatever comes, the engine answers as the model does."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.rules = Rules(lease_ttl_ms=LEASE_TTL_MS)
+        self.wants: dict[str, Want] = {}
+        self.closed: list[str] = []
+        self.refused: tuple[Want, int] | None = None
+        self.passed: dict[str, tuple[int, int]] = {}
+        self.run(self._open(url))
+
+    def run(self, coroutine: Any) -> Any:
+        return self.runner.run(coroutine)
+
+    async def _open(self, url: str) -> None:
+        self.link = Link(url, timeout_ms=10_000)
+        self.store = Store(self.link, clock=self.clock, lease_ttl_ms=LEASE_TTL_MS)
+        self.users = Users(self.link, clock=self.clock)
+        await self.link.call("FLUSHALL")
+        await self.store.load_scripts()
+        await self.users.create(parse_new(b'{"user_id": "u"}'))
+
+    def teardown(self) -> None:
+        self.run(self.link.aclose())
+        self.runner.close()
+
+    # What an admin does.
+
+    @initialize(changed=st.fixed_dictionaries({}, optional=LIMITS))
+    def begin(self, changed: dict[str, Any]) -> None:
+        self.change(changed)
+
+    @rule(changed=st.fixed_dictionaries({}, optional=LIMITS))
+    def change(self, changed: dict[str, Any]) -> None:
+        budgets: dict[str, tuple[int, str | None]] = changed.get("model_max_budget", {})
+        body = {"user_id": "u"} | changed
+        for name in {"max_budget", "spend"} & body.keys():
+            body[name] = None if body[name] is None else nanos_to_usd(body[name])
+        if "model_max_budget" in body:
+            body["model_max_budget"] = {entry: _budget_body(*budget) for entry, budget in budgets.items()}
+        self.run(self.users.update(parse_update(json.dumps(body).encode())))
+        rules, limits = self.rules, self.rules.limits
+        rules.catch_up(self.clock())
+        limits.rpm = changed.get("rpm_limit", limits.rpm)
+        limits.tpm = changed.get("tpm_limit", limits.tpm)
+        limits.parallel = changed.get("max_parallel_requests", limits.parallel)
+        limits.budget = changed.get("max_budget", limits.budget)
+        limits.model_rpm = changed.get("model_rpm_limit", limits.model_rpm)
+        limits.model_tpm = changed.get("model_tpm_limit", limits.model_tpm)
+        if "model_max_budget" in changed:
+            rules.set_model_budgets(budgets, self.clock())
+        if "budget_duration" in changed:
+            rules.set_period(changed["budget_duration"], self.clock())
+        if "spend" in changed:
+            rules.set_spend(changed["spend"])
+
+    # What time does.
+
+    @rule(ms=st.sampled_from([1, 400, 999, 1_000, 5_000, 20_000, 29_999, 60_000, 61_000, 600_000, 40 * 86_400_000]))
+    def pass_time(self, ms: int) -> None:
+        self.clock.advance(ms=ms)
+
+    @precondition(lambda self: self.refused is not None)
+    @rule(early=st.booleans())
+    def come_back_when_told(self, early: bool) -> None:
+        """P3: at exactly the moment a refusal named there is room, one second-slot earlier there is not."""
+        assert self.refused is not None
+        want, at_ms = self.refused
+        self.clock.now_ms = max(self.clock.now_ms, at_ms - 1_000 * early)
+        self.ask(want)
+
+    # What callers do.
+
+    @rule(want=wants)
+    def ask(self, want: Want) -> None:
+        request_id = f"r{len(self.wants)}"
+        self.wants[request_id] = want
+        self._admit(request_id, want)
+
+    @precondition(lambda self: self.rules.leases)
+    @rule(which=small)
+    def ask_again_with_the_same_id(self, which: int) -> None:
+        request_id = self._in_flight(which)
+        self._admit(request_id, self.wants[request_id])
+
+    @rule(want=wants)
+    def ask_without_a_price(self, want: Want) -> None:
+        request_id = f"r{len(self.wants)}"
+        self.wants[request_id] = want = want._replace(asked_nanos=0, hold_nanos=-1)
+        self._admit(request_id, want)
+
+    @precondition(lambda self: self.rules.leases or self.rules.expired)
+    @rule(which=small, late=st.booleans(), used=st.tuples(tokens, tokens, nanos), as_held=st.booleans())
+    def settle(self, which: int, late: bool, used: tuple[int, int, int], as_held: bool) -> None:
+        request_id = self._in_flight(which, late=late)
+        held = (self.rules.leases | self.rules.expired)[request_id]
+        self._settle(request_id, *((held.tokens, 0, held.nanos) if as_held else used))
+
+    @precondition(lambda self: self.rules.leases or self.rules.expired)
+    @rule(which=small, late=st.booleans(), cancelled=st.booleans())
+    def give_back(self, which: int, late: bool, cancelled: bool) -> None:
+        self._settle(self._in_flight(which, late=late), 0, 0, 0, failed=not cancelled, cancelled=cancelled)
+
+    @precondition(lambda self: self.closed)
+    @rule(which=small, used=st.tuples(tokens, tokens, nanos))
+    def settle_twice(self, which: int, used: tuple[int, int, int]) -> None:
+        self._settle(self.closed[which % len(self.closed)], *used)
+
+    @precondition(lambda self: self.rules.leases)
+    @rule()
+    def renew(self) -> None:
+        self.rules.catch_up(self.clock())
+        self.run(self.users.get("u"))
+        self.run(self.store.renew(older_than_s=-1))
+        for request_id in self.rules.leases:
+            self.rules.renew(request_id, self.clock())
+
+    @invariant()
+    def the_account_reads_as_the_model_says(self) -> None:
+        if not hasattr(self, "users"):
+            return
+        user = self.run(self.users.get("u"))
+        rules = self.rules
+        rules.catch_up(self.clock())
+        assert user.record.spend_nanos == rules.account.spent
+        assert user.record.reserved_nanos == rules.account.held
+        assert user.record.model_spend_nanos == rules.model_spend
+        assert user.record.budget_reset_at_ms == rules.account.ends_ms
+        # P5
+        assert user.record.spend_nanos == sum(user.record.model_spend_nanos.values()) + rules.adjustment
+
+    def _in_flight(self, which: int, *, late: bool = False) -> str:
+        requests = [*self.rules.expired] if late or not self.rules.leases else [*self.rules.leases]
+        requests = requests or [*self.rules.leases]
+        return requests[which % len(requests)]
+
+    def _admit(self, request_id: str, want: Want) -> None:
+        self.run(self.users.get("u"))
+        before = self.run(self._dump())
+        again = request_id in self.rules.leases
+        standing, refusal = self.rules.admit(request_id, want, self.clock())
+        decision = self.run(self.store.admit(ask_of(request_id, want)))
+        if refusal is None:
+            assert isinstance(decision, Admitted), (decision, standing)
+            assert comparable(decision.standing) == comparable(standing)
+            if not again:
+                self._check_spans(request_id, want, standing)
+        else:
+            self._check_refusal(decision, refusal)
+        if refusal is not None or again:
+            # P2, P6
+            assert self.run(self._dump()) == before
+        self.refused = None
+        if refusal is not None and getattr(refusal, "kind", "") == "wait" and refusal.limit.name.endswith("pm"):  # type: ignore[union-attr]
+            self.refused = want, self.clock() + refusal.wait_ms  # type: ignore[union-attr]
+
+    def _check_refusal(self, decision: Any, refusal: Refusal) -> None:
+        shown = decision
+        if hasattr(decision, "standing") and hasattr(refusal, "standing"):
+            assert comparable(decision.standing) == comparable(refusal.standing)
+            shown = type(refusal)(refusal.standing, decision.limit, decision.kind, decision.wait_ms)
+        assert shown == refusal
+
+    def _check_spans(self, request_id: str, want: Want, standing: Standing) -> None:
+        """P3: no span of 60 seconds that ends now holds more than the limit, counted from the true times."""
+        now_ms, limits = self.clock(), self.rules.limits
+        self.passed[request_id] = now_ms, self.rules.leases[request_id].tokens
+        inside = [tokens for at_ms, tokens in self.passed.values() if at_ms > now_ms - 60_000]
+        assert limits.rpm is None or len(inside) <= limits.rpm
+        if limits.tpm is not None and self.passed[request_id][1] > 0:
+            assert sum(inside) <= limits.tpm
+
+    def _settle(self, request_id: str, input_tokens: int, output_tokens: int, cost_nanos: int, **how: bool) -> None:
+        self.rules.catch_up(self.clock())
+        self.run(self.users.get("u"))
+        known = self.rules.settle(
+            request_id, input_tokens + output_tokens, cost_nanos, cancelled=how.get("cancelled", False)
+        )
+        reply = self.run(self._send(request_id, input_tokens, output_tokens, cost_nanos, how))
+        assert reply[0] == known
+        self.closed.append(request_id)
+        if how.get("cancelled"):
+            self.passed.pop(request_id, None)
+        elif known:
+            self.passed[request_id] = self.passed[request_id][0], input_tokens + output_tokens
+
+    async def _dump(self) -> Any:
+        return await self.link.call("EVAL", DUMP, 0)
+
+    async def _send(self, request_id: str, input_tokens: int, output_tokens: int, cost: int, how: dict[str, bool]) -> Any:
+        return await self.store.settle(
+            Settlement(
+                request_id=request_id,
+                user_id="u",
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_nanos=cost,
+                **how,
+            )
+        )
+
+
+def ask_of(request_id: str, want: Want) -> Ask:
+    return Ask(
+        request_id=request_id,
+        user_id="u",
+        key_hash="",
+        model=want.model,
+        target=want.model,
+        asked_tokens=want.asked_tokens,
+        hold_tokens=want.hold_tokens,
+        asked_nanos=want.asked_nanos,
+        hold_nanos=want.hold_nanos,
+    )
+
+
+def comparable(standing: Standing) -> dict[str, int]:
+    """Give the numbers by name; how many run at once is not said where that has no limit."""
+    numbers = {name: getattr(standing, name) for name in Standing.__struct_fields__}
+    return numbers if standing.parallel_limit >= 0 else numbers | {"parallel_used": 0}
+
+
+def _budget_body(limit: int, duration: str | None) -> Any:
+    return nanos_to_usd(limit) if duration is None else {"max_budget": nanos_to_usd(limit), "budget_duration": duration}
+
+
+@pytest.mark.timeout(170)
+def test_p2_p3_p5_p6_every_decision_and_every_number_is_what_the_rules_say(
+    backend: str, url_of: Callable[[str], str]
+) -> None:
+    url = url_of(backend)
+    steps = settings(max_examples=EXAMPLES[backend], stateful_step_count=40)
+    run_state_machine_as_test(lambda: Life(url), settings=steps)  # type: ignore[no-untyped-call]
