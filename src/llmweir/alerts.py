@@ -27,7 +27,7 @@ class Alerts:
         _log.warning("soft_budget_crossed user_id=%r spend_usd=%s soft_budget_usd=%s", user_id, spend, limit)
         if self._webhook_url is None:
             return
-        alert = {
+        alert: dict[str, object] = {
             "text": f"User {user_id} has spent {spend} USD, past the soft budget of {limit} USD.",
             "event": "soft_budget_crossed",
             "user_id": user_id,

@@ -61,7 +61,7 @@ def _check_upstream(value: str) -> str:
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
-    schemes = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+    schemes = ("redis", "rediss", "unix")
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in schemes or not (parts.netloc or parts.path):
         raise ValueError(f"should be a URL with one of the schemes {', '.join(schemes)}")
@@ -162,8 +162,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=1024, description="Number of worker processes.")
     redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url)] | None = Field(
         None,
-        description="Where Redis is: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`. "
-        "Without it a bundled Valkey is started.",
+        description="Where Redis is: `redis://`, `rediss://` or `unix://`. Without it a bundled Valkey is started.",
     )
     data_dir: Path = Field(Path("llmweir-data"), description="Folder of the bundled Valkey's files and the outbox.")
     master_key: Secret | None = Field(None, description="Key that may do everything; without it admin routes are 503.")
@@ -184,9 +183,8 @@ class Settings(BaseSettings):
         description="A path of no known format: `refuse` with 404, or `count` as one request. Default: `refuse` in "
         "front, `count` around an app.",
     )
-    on_store_failure: Literal["closed", "open"] = Field(
-        "closed",
-        description="While Redis is away: refuse with 503 (`closed`), or let through and settle later (`open`).",
+    on_store_failure: Literal["closed"] = Field(
+        "closed", description="While Redis is away: refuse with 503 (`closed`)."
     )
     store_timeout_ms: int = Field(
         500, ge=1, le=600_000, description="How long a request may wait for Redis in all, in milliseconds."

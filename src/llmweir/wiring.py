@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 from typing import Any, cast
 
 import msgspec
@@ -15,22 +14,25 @@ from redis.exceptions import RedisError
 from llmweir import __version__
 from llmweir.admin.app import AdminApi
 from llmweir.alerts import Alerts
+from llmweir.engine.asks import SoftBudgetCrossed
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.link import Link
-from llmweir.engine.store import SoftBudgetCrossed, Store
+from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.errors import InvalidValueError, StoreUnavailableError
 from llmweir.pricing import PriceBook
 from llmweir.records import NewUser, problems
 from llmweir.settings import Paths, Settings
-from llmweir.traffic.asgi import App, Message, Receive, Scope, Send
+from llmweir.traffic.asgi import App, Receive, Scope, Send
 from llmweir.traffic.body import BodyReader
 from llmweir.traffic.estimate import Estimator
 from llmweir.traffic.identify import HeadReader, Identify
+from llmweir.traffic.lifespan import wrap_lifespan
 from llmweir.traffic.middleware import DefaultUser, Gate, GateOptions
 from llmweir.traffic.proxy import ReverseProxy
 
-_log = logging.getLogger("llmweir")
+_LAST_REQUESTS_S = 2.0
+"""How long requests that the server has cancelled may take to settle."""
 
 
 class Engine:
@@ -50,7 +52,10 @@ class Engine:
         self.users: Users
 
     async def start(self) -> None:
-        """Starts everything; a Redis of your own may be away, and is connected to when it is back."""
+        """Starts everything; a Redis of your own may be away, and is connected to when it is back.
+
+        Raises StoreUnavailableError if the bundled Valkey does not start.
+        """
         settings = self._settings
         if settings.redis_url is not None:
             url = settings.redis_url.get_secret_value()
@@ -113,6 +118,7 @@ class Weir:
         self._estimator = Estimator(settings.reserve, settings.default_max_output_tokens)
         self._engine = Engine(settings)
         self._starting = asyncio.Lock()
+        self._running = 0
         self._gate: App | None = None
         self._admin: App | None = None
         self._admin_paths = frozenset(
@@ -123,12 +129,16 @@ class Weir:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request, or the lifespan."""
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
+            await wrap_lifespan(self._app, scope, receive, send, start=self.start, stop=self.aclose)
             return
         if self._gate is None:
             await self.start()
-        app = self._admin if scope["path"] in self._admin_paths and scope["type"] == "http" else self._gate
-        await cast(App, app)(scope, receive, send)
+        is_admin = scope["type"] == "http" and get_route_path(scope) in self._admin_paths
+        self._running += 1
+        try:
+            await cast(App, self._admin if is_admin else self._gate)(scope, receive, send)
+        finally:
+            self._running -= 1
 
     @property
     def engine(self) -> Engine:
@@ -171,7 +181,11 @@ class Weir:
             )
 
     async def aclose(self) -> None:
-        """Stops the engine; a later request starts it again."""
+        """Stops the engine once what still runs is settled; a later request starts it again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_REQUESTS_S):
+                while self._running:
+                    await asyncio.sleep(0.01)
         self._gate = self._admin = None
         await self._engine.aclose()
 
@@ -184,39 +198,6 @@ class Weir:
             await self._engine.users.put_default(body, user_id, digest)
 
         return DefaultUser(digest, make)
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Starts before the app behind does, and stops after it; an app that knows no lifespan is none the worse."""
-        told: list[str] = []
-
-        async def remember(message: Message) -> None:
-            told.append(message["type"])
-            if not message["type"].startswith("lifespan.shutdown"):
-                await send(message)
-
-        try:
-            await self.start()
-        except Exception as error:
-            await receive()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
-        try:
-            try:
-                await self._app(scope, receive, remember)
-            except Exception:
-                if told:
-                    raise
-                await _bare_lifespan(receive, send)
-        finally:
-            await self.aclose()
-        await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _bare_lifespan(receive: Receive, send: Send) -> None:
-    """Answers for an app behind that has no lifespan of its own; its first message may be taken already."""
-    await send({"type": "lifespan.startup.complete"})
-    while (await receive())["type"] != "lifespan.shutdown":
-        pass
 
 
 class RateLimitMiddleware(Weir):
@@ -256,4 +237,3 @@ def _default_user_of(settings: Settings) -> tuple[NewUser, str] | None:
         found = "; ".join(f"{'.'.join(map(str, p['loc'][1:]))}: {p['msg']}" for p in problems(error))  # type: ignore[index]
         raise InvalidValueError(f"default_user: {found}") from error
     return body, hashlib.sha256(text).hexdigest()[:16]
-

@@ -15,7 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llmweir.decision import Admitted, Standing
 from llmweir.engine.link import Link
-from llmweir.engine.store import Ask, Settlement, Store
+from llmweir.engine.asks import Ask, Settlement
+from llmweir.engine.link import Link
+from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.money import nanos_to_usd
 from llmweir.records import parse_new, parse_update

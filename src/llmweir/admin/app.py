@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import TypeVar
 
 import msgspec
 from argon2 import PasswordHasher
@@ -18,12 +17,12 @@ from starlette.routing import Route
 from llmweir.admin.shapes import minted_key_json, user_info_json, user_json
 from llmweir.engine.users import MintedKey, User, Users
 from llmweir.errors import ConflictError, NotFoundError, StoreUnavailableError
-from llmweir.records import NewUser, UserFields, UserUpdate, parse_new, parse_update, problems
+from llmweir.records import UserFields, UserUpdate, parse_new, parse_update, problems
 
+_DEPRECATED_SINCE_S = 1767225600  # 2026-01-01
 MAX_BODY_BYTES = 2 * 1024 * 1024
 ReadKey = Callable[[list[tuple[bytes, bytes]]], str | None]
 Ping = Callable[[], Awaitable[None]]
-_Body = TypeVar("_Body", bound=UserFields)
 
 
 class AdminError(Exception):
@@ -69,17 +68,19 @@ class AdminApi:
         minted = None
         if body.mints_key:
             minted = await self._users.mint_key(user_id, alias=body.key_alias, life=body.key_life)
-        return _json(200, {**user_json(await self._known(user_id)), **minted_key_json(minted)})
+        answer = {**user_json(await self._known(user_id)), **minted_key_json(minted)}
+        return _json(200, answer, _deprecation(body))
 
     async def update_user(self, request: Request) -> Response:
         """`POST /user/update`: changes the fields that were sent, all or none."""
         body = parse_update(await _body_of(request))
         self._refuse_mail(body)
+        before = await self._users.find(body)
+        self._refuse_unclear_key(body, before)
         user_id = await self._users.update(body, password_hash=await self._hashed(body))
-        user = await self._known(user_id)
-        minted = await self._minted_on_update(body, user)
-        answer: dict[str, object] = {"user_id": user_id, "data": user_json(user)}
-        return _json(200, answer | (minted_key_json(minted) if minted is not None else {}))
+        minted = await self._keys_on_update(body, before)
+        answer: dict[str, object] = {"user_id": user_id, "data": user_json(await self._known(user_id))}
+        return _json(200, answer | (minted_key_json(minted) if minted is not None else {}), _deprecation(body))
 
     async def user_info(self, request: Request) -> Response:
         """`GET /user/info?user_id=`: a record, its live usage and its keys."""
@@ -88,11 +89,11 @@ class AdminApi:
             raise AdminError(400, "The master key has no record of its own; name a user_id.", param="user_id")
         return _json(200, user_info_json(await self._known(user_id)))
 
-    async def liveliness(self, request: Request) -> Response:
+    async def liveliness(self, _: Request) -> Response:
         """`GET /health/liveliness`: the process answers."""
         return _json(200, {"status": "alive", "version": self._version, "litellm_version": self._version})
 
-    async def readiness(self, request: Request) -> Response:
+    async def readiness(self, _: Request) -> Response:
         """`GET /health/readiness`: 200 while the store answers, 503 otherwise."""
         state: dict[str, object] = {"version": self._version, "litellm_version": self._version}
         try:
@@ -135,11 +136,20 @@ class AdminApi:
             return None
         return await asyncio.to_thread(self._passwords.hash, body.password.get_secret_value())
 
-    async def _minted_on_update(self, body: UserUpdate, user: User) -> MintedKey | None:
-        wants_new = body.key_alias is not None or body.duration is not None or not user.keys
-        if not body.auto_create_key or not wants_new:
-            return None
-        return await self._users.mint_key(user.record.user_id, alias=body.key_alias, life=body.key_life)
+    def _refuse_unclear_key(self, body: UserUpdate, user: User) -> None:
+        means_a_key = body.key_alias is not None or body.duration is not None
+        if means_a_key and not body.auto_create_key and len(user.keys) != 1:
+            param = "key_alias" if body.key_alias is not None else "duration"
+            message = "The user has not exactly one key that this could change; see /key/update, or auto_create_key."
+            raise AdminError(422, message, param=param)
+
+    async def _keys_on_update(self, body: UserUpdate, user: User) -> MintedKey | None:
+        means_a_key = body.key_alias is not None or body.duration is not None
+        if body.auto_create_key and (means_a_key or not user.keys):
+            return await self._users.mint_key(user.record.user_id, alias=body.key_alias, life=body.key_life)
+        if means_a_key:
+            await self._users.change_key(user.record.user_id, user.keys[0], alias=body.key_alias, life=body.key_life)
+        return None
 
     async def _known(self, user_id: str) -> User:
         user = await self._users.get(user_id)
@@ -158,8 +168,14 @@ async def _body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _json(status: int, content: dict[str, object]) -> Response:
-    headers = {"cache-control": "no-store"}
+def _deprecation(body: UserFields) -> dict[str, str]:
+    """The header that says that a deprecated field was sent (RFC 9745)."""
+    deprecated = body.model_fields_set & {"config", "team_id"}
+    return {"deprecation": f"@{_DEPRECATED_SINCE_S}"} if deprecated else {}
+
+
+def _json(status: int, content: dict[str, object], more_headers: dict[str, str] | None = None) -> Response:
+    headers = {"cache-control": "no-store", **(more_headers or {})}
     return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 

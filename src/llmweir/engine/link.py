@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import hiredis
 import redis.asyncio as redis_asyncio
@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from llmweir.engine.scripts import Script
 from llmweir.errors import StoreUnavailableError
 
-Reply: TypeAlias = "bytes | int | None | list[Reply]"
+Reply: TypeAlias = "bytes | int | list[Reply] | None"
 Argument: TypeAlias = "bytes | str | int"
 
 _log = logging.getLogger("llmweir.link")
@@ -75,7 +75,7 @@ class Link:
             return future
         if not self._outgoing and self._wire is not None:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._outgoing.append(hiredis.pack_command(command))
+        self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
         self._unsent.append(future)
         return future
 
@@ -126,10 +126,12 @@ class Link:
                 return
 
     async def _open_wire(self) -> None:
-        connection: AbstractConnection = self._pool.make_connection()
-        await connection.connect()
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()  # type: ignore[no-untyped-call]
         # The handshake is done and nothing is under way, so the transport can change hands.
-        transport = connection._writer.transport  # noqa: SLF001 (redis-py has no public way to it)
+        writer = connection._writer  # noqa: SLF001 (redis-py has no public way to it)
+        assert writer is not None  # noqa: S101 (it has just connected)
+        transport = cast(asyncio.Transport, writer.transport)
         wire = _Wire(transport, self._timeout_s, self._stalled, self._lost, connection)
         transport.set_protocol(wire)
         self._wire, self._down, self._connecting = wire, None, None
@@ -156,7 +158,7 @@ class Link:
             self._connect()
 
     def _open_circuit(self, reason: str) -> None:
-        if self._down is None:
+        if self._down is None and not self._closed:
             _log.warning("store_unavailable reason=%r", reason)
         self._down = StoreUnavailableError(reason)
         unsent, self._unsent, self._outgoing = self._unsent, [], []
@@ -211,7 +213,7 @@ class _Wire(asyncio.Protocol):
             self._late_since = None
             self._stalled(False)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self._timer is not None:
             self._timer.cancel()
         self._lost(self)

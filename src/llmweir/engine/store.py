@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -23,62 +23,16 @@ from llmweir.decision import (
     Standing,
 )
 from llmweir.engine import keys, scripts
+from llmweir.engine.asks import AliasOf, Ask, Settlement, SoftBudgetCrossed
 from llmweir.engine.link import Argument, Link, Reply
 from llmweir.errors import StoreUnavailableError
+from llmweir.remembered import Remembered
 
 _log = logging.getLogger("llmweir.store")
 _MOST_KNOWN_KEYS = 100_000
 _MOST_PROFILES = 20_000
 _MOST_ALIASES = 20_000
 _UNKNOWN_KEY_TTL_S = 1.0
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """What one request wants: the arguments of an admission.
-
-    `key_hash` is "" where the app named the caller itself. `target` is the model the holds were made for: `model`, or
-    what it was last seen to be an alias of. `asked_*` must fit under a limit itself, `hold_*` is what is reserved;
-    nanos of -1 mean that the model has no price. `cache_controls` are lines. `default_digest` names the default
-    user's limits.
-    """
-
-    request_id: str
-    user_id: str
-    key_hash: str
-    model: str = ""
-    target: str = ""
-    asked_tokens: int = 0
-    hold_tokens: int = 0
-    asked_nanos: int = 0
-    hold_nanos: int = 0
-    cache_controls: str = ""
-    default_digest: str = ""
-
-
-class AliasOf(msgspec.Struct, frozen=True):
-    """The model asked for is an alias of `model`: the holds must be made for that one."""
-
-    model: str
-
-
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What an admitted request really used; `cancelled` undoes the admission as if it had never been."""
-
-    request_id: str
-    user_id: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_nanos: int = 0
-    failed: bool = False
-    cancelled: bool = False
-
-
-class SoftBudgetCrossed(msgspec.Struct, frozen=True):
-    """A settlement took a user's spend over the soft budget, for the first time in the period."""
-
-    user_id: str
-    spend_nanos: int
-    soft_budget_nanos: int
 
 
 class Store:
@@ -101,10 +55,10 @@ class Store:
         self._lease_ttl_ms = lease_ttl_ms
         self._memo_ttl_ms = memo_ttl_ms
         self._clock = clock
-        self._key_owners: OrderedDict[str, str] = OrderedDict()
-        self._unknown_keys: OrderedDict[str, float] = OrderedDict()
-        self._profiles: OrderedDict[str, tuple[bytes, Caller]] = OrderedDict()
-        self._aliases: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._key_owners: Remembered[str, str] = Remembered(_MOST_KNOWN_KEYS)
+        self._unknown_keys: Remembered[str, float] = Remembered(_MOST_KNOWN_KEYS)
+        self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)
+        self._aliases: Remembered[tuple[str, str], str] = Remembered(_MOST_ALIASES)
         self._in_flight: dict[str, tuple[str, float]] = {}
         self._unanswered: set[asyncio.Future[Reply]] = set()
         self._undelivered: deque[Settlement] = deque()
@@ -132,10 +86,10 @@ class Store:
             return None
         owner = await self.link.call(b"GET", keys.api_key(key_hash))
         if isinstance(owner, bytes):
-            _remember(self._key_owners, key_hash, owner.decode(), _MOST_KNOWN_KEYS)
+            self._key_owners[key_hash] = owner.decode()
             return owner.decode()
         self._key_owners.pop(key_hash, None)
-        _remember(self._unknown_keys, key_hash, now + _UNKNOWN_KEY_TTL_S, _MOST_KNOWN_KEYS)
+        self._unknown_keys[key_hash] = now + _UNKNOWN_KEY_TTL_S
         return None
 
     def alias_target(self, user_id: str, model: str) -> str:
@@ -161,7 +115,6 @@ class Store:
                 user.use,
                 user.window,
                 user.leases,
-                user.held,
                 user.doc,
                 ask.request_id,
                 self.now_argument,
@@ -177,28 +130,38 @@ class Store:
                 self._memo_ttl_ms,
                 profile[0] if profile is not None else b"",
                 ask.cache_controls,
-                keys=6,
+                keys=5,
             )
-        except StoreUnavailableError:
-            # The call may have been carried out without its reply reaching us; the caller is refused, so undo it.
+        except (StoreUnavailableError, asyncio.CancelledError):
+            # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
             self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
             raise
         assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
         if reply[0] == b"admitted":
             self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
-            return Admitted(Standing(*reply[1]), self._profile(ask.user_id, reply, profile))
+            return Admitted(Standing(*cast(list[int], reply[1])), self._profile(ask.user_id, reply, profile))
         decision = _refused(reply)
         if isinstance(decision, AliasOf):
-            _remember(self._aliases, (ask.user_id, ask.model), decision.model, _MOST_ALIASES)
+            self._aliases[(ask.user_id, ask.model)] = decision.model
         return decision
 
-    async def authorise(self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = "") -> Caller | CallerRefused:
+    async def authorise(
+        self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = ""
+    ) -> Caller | CallerRefused:
         """Says whether a caller may come in at all, and who it is, counting nothing. Raises StoreUnavailableError."""
         user = keys.user_keys(user_id)
         profile = self._profiles.get(user_id)
         version = profile[0] if profile is not None else b""
         reply = await self.link.run(
-            self._authorise, user.record, user.doc, self.now_argument, key_hash, int(data_plane), version, default_digest, keys=2
+            self._authorise,
+            user.record,
+            user.doc,
+            self.now_argument,
+            key_hash,
+            int(data_plane),
+            version,
+            default_digest,
+            keys=2,
         )
         assert isinstance(reply, list)  # noqa: S101
         if reply[0] == b"admitted":
@@ -218,10 +181,9 @@ class Store:
         future = self.link.call(
             b"EVALSHA",
             self._settle.sha,
-            3,
+            2,
             user.record,
             user.leases,
-            user.held,
             settlement.request_id,
             settlement.input_tokens,
             settlement.output_tokens,
@@ -300,7 +262,7 @@ class Store:
             permissions=permissions or {},
         )
         assert isinstance(version, bytes)  # noqa: S101
-        _remember(self._profiles, user_id, (version, profile), _MOST_PROFILES)
+        self._profiles[user_id] = (version, profile)
         return profile
 
 
@@ -310,7 +272,6 @@ def _refused(reply: list[Reply]) -> Decision | AliasOf:
     if reply[0] == b"caller":
         return CallerRefused(_text(reply[1]))
     _, standing, name, entry, kind, limit, used, asked, wait_ms = reply
-    assert isinstance(standing, list)  # noqa: S101
     wait_ms = _int(wait_ms)
     state = LimitState(
         cast(LimitName, _text(name)),
@@ -320,7 +281,9 @@ def _refused(reply: list[Reply]) -> Decision | AliasOf:
         _int(asked),
         wait_ms if wait_ms >= 0 else None,
     )
-    return LimitRefused(Standing(*standing), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms)
+    return LimitRefused(
+        Standing(*cast(list[int], standing)), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms
+    )
 
 
 def _text(reply: Reply) -> str:
@@ -331,13 +294,3 @@ def _text(reply: Reply) -> str:
 def _int(reply: Reply) -> int:
     assert isinstance(reply, (int, bytes))  # noqa: S101
     return int(reply)
-
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V, at_most: int) -> None:
-    cache[key] = value
-    if len(cache) > at_most:
-        cache.popitem(last=False)

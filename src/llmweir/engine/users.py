@@ -79,13 +79,7 @@ class Users:
 
         Raises NotFoundError for an unknown user and ConflictError where the new email is taken.
         """
-        user_id = body.user_id
-        if user_id is None:
-            assert body.user_email is not None  # noqa: S101 (the body says so)
-            user_id = await self.id_of_email(body.user_email)
-        before = await self.get(user_id) if user_id is not None else None
-        if user_id is None or before is None:
-            raise NotFoundError("There is no such user.", param="user_id" if body.user_id else "user_email")
+        user_id = (await self.find(body)).record.user_id
         if body.user_id is not None and body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
         changes: list[Change] = [*changes_of(body), *_password(password_hash), ("unset", "df", "")]
@@ -94,6 +88,16 @@ class Users:
         if not await self._written(user_id, "old", changes):
             raise NotFoundError("There is no such user.", param="user_id")
         return user_id
+
+    async def find(self, body: UserUpdate) -> User:
+        """The user that an update means, by id or by email; raises NotFoundError."""
+        user_id = body.user_id
+        if user_id is None and body.user_email is not None:
+            user_id = await self.id_of_email(body.user_email)
+        user = await self.get(user_id) if user_id is not None else None
+        if user is None:
+            raise NotFoundError("There is no such user.", param="user_id" if body.user_id else "user_email")
+        return user
 
     async def put_default(self, body: NewUser, user_id: str, digest: str) -> None:
         """Writes a record of the default user's limits for an id nobody gave limits of its own.
@@ -133,7 +137,7 @@ class Users:
         """Makes an API key for a user; raises ConflictError where this very key exists, NotFoundError for no user."""
         secret = secret or f"sk-{secrets.token_urlsafe(24)}"
         key_hash = hash_key(secret)
-        now_ms = self._clock() if self._clock is not None else int(time.time() * 1000)
+        now_ms = self._now_ms()
         row = KeyRow(
             token=hashlib.sha256(secret.encode()).hexdigest(),
             key_name=f"sk-...{secret[-4:]}",
@@ -143,14 +147,21 @@ class Users:
         )
         if not await self._link.call(b"SET", keys.api_key(key_hash), user_id, b"NX"):
             raise ConflictError("There is such a key already.", param="key")
-        changes: list[Change] = [
-            ("set", f"k:{key_hash}", f"{row.expires_at_ms} 0"),
-            ("doc", _KEY + key_hash, msgspec.json.encode(row).decode()),
-        ]
-        if not await self._written(user_id, "old", changes):
+        if not await self._written(user_id, "old", _key_changes(key_hash, row)):
             await self._link.call(b"DEL", keys.api_key(key_hash))
             raise NotFoundError("There is no such user.", param="user_id")
         return MintedKey(secret, row)
+
+    async def change_key(
+        self, user_id: str, row: KeyRow, *, alias: str | None = None, life: Duration | None = None
+    ) -> KeyRow:
+        """Changes the alias of a key, or how long it lives from now on; None leaves it."""
+        now_ms = self._now_ms()
+        expires_at_ms = row.expires_at_ms if life is None else period_end_ms(life, now_ms, now_ms)
+        changed = msgspec.structs.replace(row, key_alias=alias or row.key_alias, expires_at_ms=expires_at_ms)
+        key_hash = urlsafe_b64encode(bytes.fromhex(row.token))[:-1].decode()
+        await self._written(user_id, "old", _key_changes(key_hash, changed))
+        return changed
 
     async def _written(self, user_id: str, mode: str, changes: list[Change]) -> bool:
         user = keys.user_keys(user_id)
@@ -167,8 +178,18 @@ class Users:
             raise ConflictError("A user with this email address exists already.", param="user_email")
         await self._link.call(b"SET", keys.email(address), user_id)
 
+    def _now_ms(self) -> int:
+        return self._clock() if self._clock is not None else int(time.time() * 1000)
+
     def _now(self) -> int | bytes:
         return self._clock() if self._clock is not None else b""
+
+
+def _key_changes(key_hash: str, row: KeyRow) -> list[Change]:
+    return [
+        ("set", f"k:{key_hash}", f"{row.expires_at_ms} 0"),
+        ("doc", _KEY + key_hash, msgspec.json.encode(row).decode()),
+    ]
 
 
 def _password(password_hash: str | None) -> list[Change]:

@@ -14,11 +14,17 @@ class ClientLeftError(Exception):
 
 
 class BodyReader:
-    """Reads bodies of at most `max_bytes` that arrive within `timeout_s`."""
+    """Reads bodies of at most `max_bytes` that arrive within `timeout_s`.
+
+    One clock serves all bodies under way: a timer for each would cost more than reading most of them.
+    """
 
     def __init__(self, max_bytes: int, timeout_s: float) -> None:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._tick_s = min(1.0, timeout_s / 4)
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        self._clock: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive, declared_bytes: int) -> bytes:
         """Returns the whole body; raises UnreadableRequestError (413, 408) or ClientLeftError."""
@@ -26,11 +32,21 @@ class BodyReader:
             raise self._too_large()
         if declared_bytes == 0:
             return b""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (a server runs every request in a task)
+        loop = asyncio.get_running_loop()
+        self._deadlines[task] = loop.time() + self._timeout_s
+        if self._clock is None:
+            self._clock = loop.call_later(self._tick_s, self._tick)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._read(receive)
-        except TimeoutError as error:
-            raise UnreadableRequestError(408, "body_timeout", "The request's body did not arrive in time.") from error
+            return await self._read(receive)
+        except asyncio.CancelledError:
+            if task in self._deadlines:
+                raise
+            task.uncancel()
+            raise UnreadableRequestError(408, "body_timeout", "The body did not arrive in time.") from None
+        finally:
+            self._deadlines.pop(task, None)
 
     async def _read(self, receive: Receive) -> bytes:
         message = await receive()
@@ -49,6 +65,16 @@ class BodyReader:
         if size > self._max_bytes:
             raise self._too_large()
         return b"".join(parts)
+
+    def _tick(self) -> None:
+        """Cancels the tasks whose bodies are late; by the missing deadline they know that it was this."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        late = [task for task, deadline in self._deadlines.items() if deadline <= now]
+        for task in late:
+            del self._deadlines[task]
+            task.cancel()
+        self._clock = loop.call_later(self._tick_s, self._tick) if self._deadlines else None
 
     def _too_large(self) -> UnreadableRequestError:
         return UnreadableRequestError(413, "body_too_large", f"The body is larger than {self._max_bytes} bytes.")

@@ -6,12 +6,13 @@ What is learned lives in this worker's memory alone: it changes what is held, ne
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from typing import Literal, TypeVar
+from collections import deque
+from typing import Literal
 
 import msgspec
 
 from llmweir.pricing import Rates
+from llmweir.remembered import Remembered
 from llmweir.traffic.formats.base import RequestFacts
 from llmweir.usage import Usage
 
@@ -50,8 +51,8 @@ class Estimator:
     def __init__(self, reserve: Reserve, default_max_output_tokens: int) -> None:
         self._reserve = reserve
         self._default_output_tokens = default_max_output_tokens
-        self._tokens_per_byte: OrderedDict[str, float] = OrderedDict()
-        self._answers: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._tokens_per_byte: Remembered[str, float] = Remembered(_MOST_REMEMBERED)
+        self._answers: Remembered[tuple[str, str], deque[int]] = Remembered(_MOST_REMEMBERED)
 
     def hold(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None, output_is_free: bool) -> Hold:
         """Estimates what a request to `model` will use; `rates` of None means that the model has no price."""
@@ -59,7 +60,9 @@ class Estimator:
         input_tokens = min(int(facts.text_bytes * ratio) + facts.media_tokens + 1, _MOST_TOKENS)
         output_tokens = 0 if output_is_free else self._output_tokens(facts, user_id, model, rates)
         most = facts.max_output_tokens
-        stated_tokens = 0 if output_is_free or most is None or self._reserve == "none" else min(most * facts.answers, _MOST_TOKENS)
+        stated_tokens = (
+            0 if output_is_free or most is None or self._reserve == "none" else min(most * facts.answers, _MOST_TOKENS)
+        )
         if rates is None:
             return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, 0, -1, input_tokens)
         firm_tokens = stated_tokens if self._reserve == "max" else 0
@@ -81,12 +84,12 @@ class Estimator:
         if facts.text_bytes > 0 and text_tokens > 0:
             known = self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE)
             seen = min(max(text_tokens / facts.text_bytes, _LEAST_TOKENS_PER_BYTE), _MOST_TOKENS_PER_BYTE)
-            _remember(self._tokens_per_byte, model, known + (seen - known) * _LEARNING_RATE)
+            self._tokens_per_byte[model] = known + (seen - known) * _LEARNING_RATE
         if usage.output_tokens:
             answers = self._answers.get((user_id, model))
             if answers is None:
                 answers = deque(maxlen=_ANSWERS_REMEMBERED)
-                _remember(self._answers, (user_id, model), answers)
+                self._answers[(user_id, model)] = answers
             answers.append(-(-usage.output_tokens // facts.answers))
 
     def _output_tokens(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None) -> int:
@@ -102,13 +105,3 @@ class Estimator:
             if most is not None and most < each:
                 each = most
         return min(each * facts.answers, _MOST_TOKENS)
-
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V) -> None:
-    cache[key] = value
-    if len(cache) > _MOST_REMEMBERED:
-        cache.popitem(last=False)

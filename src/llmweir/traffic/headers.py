@@ -15,6 +15,90 @@ from llmweir.money import format_usd
 from llmweir.traffic.asgi import Headers
 
 _UPSTREAM_LIMIT_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit", b"x-llmweir-")
+_POLICIES = ("user-rpm", "user-model-rpm", "user-tpm", "user-model-tpm")
+
+
+def standing_headers(standing: Standing, dialect: Dialect) -> Headers:
+    """Renders where the limits stand; when a model's limit binds tighter than the user's, the tighter is shown."""
+    headers: Headers = []
+    rpm, model_rpm = standing.rpm_limit, standing.model_rpm_limit
+    tpm, model_tpm = standing.tpm_limit, standing.model_tpm_limit
+    reset_ms = standing.window_reset_ms
+    lefts = [
+        *_add_kind(headers, "requests", rpm, standing.rpm_used, model_rpm, standing.model_rpm_used, reset_ms, dialect),
+        *_add_kind(headers, "tokens", tpm, standing.tpm_used, model_tpm, standing.model_tpm_used, reset_ms, dialect),
+    ]
+    if lefts:
+        policy, states = _policies(rpm, model_rpm, tpm, model_tpm)
+        headers += (policy, (b"ratelimit", states.replace(b"T", b"%d" % -(-reset_ms // 1000)) % (*lefts,)))
+    if standing.budget_limit_nanos != NO_LIMIT or standing.model_budget_limit_nanos != NO_LIMIT:
+        _add_budget(headers, standing)
+    return headers
+
+
+def _add_kind(
+    headers: Headers,
+    kind: str,
+    limit: int,
+    used: int,
+    model_limit: int,
+    model_used: int,
+    reset_ms: int,
+    dialect: Dialect,
+) -> list[int]:
+    """Adds the tighter of the user's limit and the model's, and returns what is left of each that is set."""
+    lefts = []
+    left = limit - used if used < limit else 0
+    if limit != NO_LIMIT:
+        lefts.append(left)
+    if model_limit != NO_LIMIT:
+        model_left = model_limit - model_used if model_used < model_limit else 0
+        lefts.append(model_left)
+        if limit == NO_LIMIT or model_left < left:
+            limit, left = model_limit, model_left
+    if lefts:
+        _add_limit(headers, kind, limit, left, reset_ms, dialect)
+    return lefts
+
+
+@lru_cache(maxsize=4096)
+def _policies(*limits: int) -> tuple[tuple[bytes, bytes], bytes]:
+    """The `RateLimit-Policy` header of these limits, and the form that `RateLimit` is filled into."""
+    named = [(name, limit) for name, limit in zip(_POLICIES, limits, strict=True) if limit != NO_LIMIT]
+    policy = ", ".join(f'"{name}";q={limit};w=60' for name, limit in named)
+    states = ", ".join(f'"{name}";r=%d;t=T' for name, _ in named)
+    return (b"ratelimit-policy", policy.encode()), states.encode()
+
+
+_NAMES = {
+    kind: tuple(f"x-ratelimit-{part}-{kind}".encode() for part in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
+}
+_ANTHROPIC_NAMES = {
+    kind: tuple(f"anthropic-ratelimit-{kind}-{part}".encode() for part in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
+}
+
+
+def _add_limit(headers: Headers, kind: str, limit: int, left: int, reset_ms: int, dialect: Dialect) -> None:
+    limit_text, left_text = b"%d" % limit, b"%d" % left
+    limit_name, left_name, reset_name = _NAMES[kind]
+    headers += ((limit_name, limit_text), (left_name, left_text), (reset_name, openai_duration(reset_ms)))
+    if dialect == "anthropic":
+        limit_name, left_name, reset_name = _ANTHROPIC_NAMES[kind]
+        reset = _rfc3339(int(time.time() * 1000 + reset_ms + 999) // 1000)
+        headers += ((limit_name, limit_text), (left_name, left_text), (reset_name, reset))
+
+
+def _add_budget(headers: Headers, standing: Standing) -> None:
+    limit, used, reset_ms = standing.budget_limit_nanos, standing.budget_used_nanos, standing.budget_reset_ms
+    model_limit, model_used = standing.model_budget_limit_nanos, standing.model_budget_used_nanos
+    if limit == NO_LIMIT or (model_limit != NO_LIMIT and model_limit - model_used < limit - used):
+        limit, used, reset_ms = model_limit, model_used, standing.model_budget_reset_ms
+    left = format_usd(max(limit - used, 0)).encode()
+    headers += ((b"x-llmweir-budget-limit-usd", _usd(limit)), (b"x-llmweir-budget-remaining-usd", left))
+    if reset_ms != NO_LIMIT:
+        headers.append((b"x-llmweir-budget-reset", openai_duration(-(-reset_ms // 1000) * 1000)))
 
 
 @lru_cache(maxsize=8192)
@@ -31,78 +115,6 @@ def openai_duration(ms: int) -> bytes:
         return text + b"s"
     hours, minutes = divmod(minutes, 60)
     return (b"%dh%dm" % (hours, minutes) if hours else b"%dm" % minutes) + text + b"s"
-
-
-def standing_headers(standing: Standing, dialect: Dialect) -> Headers:
-    """Renders where the limits stand; when a model's limit binds tighter than the user's, the tighter is shown."""
-    headers: Headers = []
-    policies: list[bytes] = []
-    states: list[bytes] = []
-    reset_ms = standing.window_reset_ms
-    reset_s = b"%d" % -(-reset_ms // 1000)
-    for kind, user_limit, user_used, model_limit, model_used in (
-        ("requests", standing.rpm_limit, standing.rpm_used, standing.model_rpm_limit, standing.model_rpm_used),
-        ("tokens", standing.tpm_limit, standing.tpm_used, standing.model_tpm_limit, standing.model_tpm_used),
-    ):
-        limit, remaining = user_limit, user_limit - user_used
-        if user_limit != NO_LIMIT:
-            _add_policy(policies, states, "user-rpm" if kind == "requests" else "user-tpm", limit, remaining, reset_s)
-        if model_limit != NO_LIMIT:
-            model_remaining = model_limit - model_used
-            name = "user-model-rpm" if kind == "requests" else "user-model-tpm"
-            _add_policy(policies, states, name, model_limit, model_remaining, reset_s)
-            if user_limit == NO_LIMIT or model_remaining < remaining:
-                limit, remaining = model_limit, model_remaining
-        if limit != NO_LIMIT:
-            _add_limit(headers, kind, limit, remaining, reset_ms, dialect)
-    if policies:
-        headers.append((b"ratelimit-policy", b", ".join(policies)))
-        headers.append((b"ratelimit", b", ".join(states)))
-    if standing.budget_limit_nanos != NO_LIMIT or standing.model_budget_limit_nanos != NO_LIMIT:
-        _add_budget(headers, standing)
-    return headers
-
-
-def _add_policy(
-    policies: list[bytes], states: list[bytes], name: str, limit: int, remaining: int, reset_s: bytes
-) -> None:
-    policies.append(_policy(name, limit))
-    states.append(b'"%b";r=%d;t=%b' % (name.encode(), max(remaining, 0), reset_s))
-
-
-@lru_cache(maxsize=4096)
-def _policy(name: str, limit: int) -> bytes:
-    return b'"%b";q=%d;w=60' % (name.encode(), limit)
-
-
-_NAMES = {
-    kind: tuple(f"x-ratelimit-{part}-{kind}".encode() for part in ("limit", "remaining", "reset"))
-    + tuple(f"anthropic-ratelimit-{kind}-{part}".encode() for part in ("limit", "remaining", "reset"))
-    for kind in ("requests", "tokens")
-}
-
-
-def _add_limit(headers: Headers, kind: str, limit: int, remaining: int, reset_ms: int, dialect: Dialect) -> None:
-    names = _NAMES[kind]
-    limit_text, remaining_text = b"%d" % limit, b"%d" % max(remaining, 0)
-    headers.append((names[0], limit_text))
-    headers.append((names[1], remaining_text))
-    headers.append((names[2], openai_duration(reset_ms)))
-    if dialect == "anthropic":
-        headers.append((names[3], limit_text))
-        headers.append((names[4], remaining_text))
-        headers.append((names[5], _rfc3339(int(time.time() * 1000 + reset_ms + 999) // 1000)))
-
-
-def _add_budget(headers: Headers, standing: Standing) -> None:
-    limit, used, reset_ms = standing.budget_limit_nanos, standing.budget_used_nanos, standing.budget_reset_ms
-    model_limit, model_used = standing.model_budget_limit_nanos, standing.model_budget_used_nanos
-    if limit == NO_LIMIT or (model_limit != NO_LIMIT and model_limit - model_used < limit - used):
-        limit, used, reset_ms = model_limit, model_used, standing.model_budget_reset_ms
-    headers.append((b"x-llmweir-budget-limit-usd", _usd(limit)))
-    headers.append((b"x-llmweir-budget-remaining-usd", format_usd(max(limit - used, 0)).encode()))
-    if reset_ms != NO_LIMIT:
-        headers.append((b"x-llmweir-budget-reset", openai_duration(reset_ms // 1000 * 1000)))
 
 
 @lru_cache(maxsize=4096)

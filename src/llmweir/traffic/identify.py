@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 import msgspec
 
 from llmweir.errors import UnreadableRequestError
+from llmweir.traffic.asgi import Scope
 
-Identify = Callable[[dict[str, Any]], "str | None | Awaitable[str | None]"]
+Identify = Callable[[Scope], "str | Awaitable[str | None] | None"]
 """The app's own way to name its callers: a user id, or None for nobody; sync or async."""
 
 _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscription-key", b"x-goog-api-key")
@@ -18,7 +18,8 @@ _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscript
 class RequestHead(msgspec.Struct, frozen=True):
     """What the gate needs of a request's headers, read in one pass.
 
-    `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one; `upgrades` whether it wants another protocol (a WebSocket).
+    `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one.
+    `upgrades` says that it wants another protocol (a WebSocket).
     """
 
     api_key: str | None
@@ -39,7 +40,9 @@ class HeadReader:
     def __init__(self, key_header: str | None = None) -> None:
         names = (*_KEY_HEADERS, key_header.lower().encode()) if key_header else _KEY_HEADERS
         self._ranks = {name: rank for rank, name in enumerate(names)}
-        self._wanted = frozenset((*names, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade"))
+        self._wanted = frozenset(
+            (*names, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade")
+        )
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         """Reads a head; raises UnreadableRequestError where a header that decides something comes twice.

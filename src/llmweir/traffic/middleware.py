@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 
 from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Refusal, Standing
-from llmweir.engine.store import AliasOf, Ask, Store
+from llmweir.engine.asks import AliasOf, Ask
+from llmweir.engine.store import Store
 from llmweir.engine.users import hash_key
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
 from llmweir.pricing import PriceBook, Rates

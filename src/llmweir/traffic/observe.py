@@ -8,7 +8,9 @@ import zlib
 from typing import Final
 
 from llmweir.decision import NO_LIMIT, Standing
-from llmweir.engine.store import Settlement, Store
+from llmweir.engine.asks import Settlement
+from llmweir.engine.link import Reply
+from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
 from llmweir.money import format_usd
 from llmweir.pricing import Rates
@@ -27,7 +29,18 @@ _READ_BYTES: Final = 16 * 1024 * 1024
 class Reservation:
     """What is held for one request, and the one settlement that ends it."""
 
-    __slots__ = ("_estimator", "_facts", "_hold", "_rates", "_store", "cost_nanos", "model", "request_id", "settled", "user_id")
+    __slots__ = (
+        "_estimator",
+        "_facts",
+        "_hold",
+        "_rates",
+        "_store",
+        "cost_nanos",
+        "model",
+        "request_id",
+        "settled",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -49,7 +62,7 @@ class Reservation:
         self.user_id = user_id
         self.model = model
         self.cost_nanos = 0
-        self.settled: asyncio.Future[object] | None = None
+        self.settled: asyncio.Future[Reply] | None = None
 
     def used(self, usage: Usage) -> None:
         """Settles with the usage the upstream reported, and learns from it."""
@@ -101,8 +114,20 @@ class Observer:
     """
 
     __slots__ = (
-        "_body", "_body_bytes", "_encoding", "_filter", "_format", "_headers", "_held_start", "_last_slot", "_ok",
-        "_asked_stream", "_reader", "_reservation", "_send", "status",
+        "_asked_stream",
+        "_body",
+        "_body_bytes",
+        "_encoding",
+        "_filter",
+        "_format",
+        "_headers",
+        "_held_start",
+        "_last_slot",
+        "_ok",
+        "_reader",
+        "_reservation",
+        "_send",
+        "status",
     )  # fmt: skip
 
     def __init__(

@@ -35,9 +35,7 @@ _LIMIT_NAMES = {
 
 def unauthenticated(reason: str) -> Refusal:
     """Nobody is known by this key, or there is none."""
-    return Refusal(
-        status=401, type="invalid_request_error", code="invalid_api_key", message=_UNAUTHENTICATED[reason]
-    )
+    return Refusal(status=401, type="invalid_request_error", code="invalid_api_key", message=_UNAUTHENTICATED[reason])
 
 
 def caller_refused(reason: str, model: str) -> Refusal:
