@@ -632,8 +632,8 @@ def show(turns: dict[str, list[Turn]], baselines: dict[str, str], options: argpa
     console = Console(width=None if sys.stdout.isatty() else 130)
     table = Table(
         title=f"median of {options.rounds} rounds of {options.seconds:g} s, {options.concurrency} connections",
-        caption="us are CPU per request; busy = share of the core that the server, and that load and Redis, had; lost = "
-        "share of the time the server had to leave its core to others",
+        caption="us are CPU per request; busy = share of its core that the server had, then load and Redis; lost = "
+        "share of the time the server was ready and others had its core",
     )
     table.add_column("subject")
     titles = (
