@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-
 from tests.servers import fake_server, redis_server, valkey_server
+
+from llmweir.engine import scripts
+from llmweir.engine.link import Link
 
 BACKENDS = ("fakeredis", "valkey", "redis")
 REAL_SERVERS = ("valkey", "redis")
@@ -24,6 +27,12 @@ def serve(backend: str, folder: Path) -> AbstractContextManager[str]:
     if backend == "fakeredis":
         return fake_server()
     return valkey_server() if backend == "valkey" else redis_server(folder)
+
+
+async def load_all_scripts(link: Link) -> None:
+    """Put every script into the server's cache."""
+    names = [path.stem for path in (Path(scripts.__file__).parent / "lua").glob("*.lua")]
+    await asyncio.gather(*(link.call("SCRIPT", "LOAD", scripts.load(name).source) for name in names))
 
 
 class Clock:

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 import pytest
 import redis
 from hypothesis import settings
+from tests.backends import BACKENDS, Clock, load_all_scripts, serve
 
 from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
-from tests.backends import BACKENDS, Clock, serve
 
 settings.register_profile("llmweir", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("llmweir")
@@ -55,7 +55,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def link(url: str) -> AsyncIterator[Link]:
+    """Give a link to a server that has all scripts: fakeredis hangs up after each error, NOSCRIPT among them."""
     link = Link(url, timeout_ms=10_000)
+    await load_all_scripts(link)
     yield link
     await link.aclose()
 

@@ -24,6 +24,7 @@ import uvicorn
 
 from llmweir.decision import CallerRefused, Standing
 from llmweir.engine.asks import AliasOf, Ask, Settlement
+from llmweir.engine.keys import user_keys
 from llmweir.records import parse_new, parse_update
 from llmweir.settings import Settings
 from llmweir.traffic.asgi import App, Message, Receive, Scope, Send
@@ -35,7 +36,7 @@ PRICES = {
     "gpt-4o": {"input": 2.5, "output": 10.0},
     "gpt-4o-mini": {"input": 0.1, "output": 1.0},
     "text-embedding-3-small": {"input": 0.02, "output": 0.0},
-    "claude-sonnet-4-5": {"input": 3.0, "cached_input": 0.3, "output": 15.0},
+    "claude-test-1": {"input": 3.0, "cached_input": 0.3, "output": 15.0},
     "gemini-2.5-flash": {"input": 0.3, "output": 2.5},
 }
 """USD per million tokens; nano-dollars per token are a thousand times as many."""
@@ -279,7 +280,7 @@ ANTHROPIC_ANSWER = {
     "id": "msg_1",
     "type": "message",
     "role": "assistant",
-    "model": "claude-sonnet-4-5",
+    "model": "claude-test-1",
     "content": [{"type": "text", "text": "hello"}],
     "stop_reason": "end_turn",
     "stop_sequence": None,
@@ -328,7 +329,8 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Served:
-        listener = socket.socket()
+        # By its protocol asyncio knows that Nagle's algorithm is to be off.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -389,10 +391,14 @@ class Stage:
             await self.weir.engine.store.settle(
                 Settlement(request_id=ask.request_id, user_id=user_id, cancelled=True)
             )
-            stood = msgspec.structs.replace(
-                stood, rpm_used=stood.rpm_used - 1, parallel_used=stood.parallel_used - 1
-            )
-        return stood
+            stood = msgspec.structs.replace(stood, rpm_used=stood.rpm_used - 1)
+        return msgspec.structs.replace(stood, parallel_used=self.leases(user_id))
+
+    def leases(self, user_id: str) -> int:
+        """Requests of a user in flight, whether there is a limit of them or not."""
+        with redis.from_url(self.redis_url) as client:
+            leases: Any = client.hlen(user_keys(user_id).leases)
+            return int(leases)
 
     async def used(self, user_id: str) -> tuple[int, int, int]:
         """Requests, tokens and slots of a user."""
@@ -447,8 +453,7 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:
 
 @contextlib.asynccontextmanager
 async def staged(redis_url: str, folder: Path, *, answer: Answer = speak, **settings: Any) -> AsyncIterator[Stage]:
-    """The gate in front of a scripted upstream, on an emptied store."""
-    empty(redis_url)
+    """The gate in front of a scripted upstream."""
     upstream = Upstream(answer)
     async with Served(upstream) as behind:
         weir = front(settings_of(redis_url, folder, upstream=behind.url, **settings))
@@ -460,8 +465,7 @@ async def staged(redis_url: str, folder: Path, *, answer: Answer = speak, **sett
 async def around(
     redis_url: str, folder: Path, *, answer: Answer = speak, app: App | None = None, **settings: Any
 ) -> AsyncIterator[Stage]:
-    """The gate as a middleware around the scripted app, or around `app`, on an emptied store."""
-    empty(redis_url)
+    """The gate as a middleware around the scripted app, or around `app`."""
     upstream = Upstream(answer)
     given = {"price_file": prices(folder), "data_dir": folder, "master_key": MASTER_KEY, **settings}
     weir = RateLimitMiddleware(app or upstream, redis_url=redis_url, **given)

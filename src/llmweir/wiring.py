@@ -31,6 +31,9 @@ from llmweir.traffic.lifespan import wrap_lifespan
 from llmweir.traffic.middleware import DefaultUser, Gate, GateOptions
 from llmweir.traffic.proxy import ReverseProxy
 
+_FIRST_ANSWER_S = 5.0
+"""How long the start waits for a Redis that neither answers nor refuses."""
+
 _LAST_REQUESTS_S = 2.0
 """How long requests that the server has cancelled may take to settle."""
 
@@ -67,20 +70,23 @@ class Engine:
         self.store = Store(self.link, lease_ttl_ms=settings.lease_ttl_s * 1000, memo_ttl_ms=memo_ttl_ms)
         self.store.on_soft_budget = self._soft_budget_crossed
         self.users = Users(self.link, memo_ttl_ms=memo_ttl_ms)
-        with contextlib.suppress(StoreUnavailableError):
-            await self.store.load_scripts()
+        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(_FIRST_ANSWER_S):
+                await self.store.load_scripts()
         self._heartbeat = asyncio.create_task(self._beat())
 
     async def aclose(self) -> None:
         """Stops everything, the bundled Valkey last."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.gather(self._heartbeat, return_exceptions=True)
+        heartbeat, self._heartbeat = self._heartbeat, None
+        embedded, self._embedded = self._embedded, None
+        if heartbeat is not None:
+            heartbeat.cancel()
+            await asyncio.gather(heartbeat, return_exceptions=True)
             await self.store.drain()
             await self.link.aclose()
         await self._alerts.aclose()
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.close)
+        if embedded is not None:
+            await asyncio.to_thread(embedded.close)
 
     async def _beat(self) -> None:
         every_s = self._settings.lease_renew_s
@@ -133,7 +139,10 @@ class Weir:
             return
         if self._gate is None:
             await self.start()
-        is_admin = scope["type"] == "http" and get_route_path(scope) in self._admin_paths
+        path, root_path = scope["path"], scope.get("root_path")
+        if root_path and path.startswith(root_path + "/"):
+            path = path[len(root_path) :]
+        is_admin = path in self._admin_paths and scope["type"] == "http"
         self._running += 1
         try:
             await cast(App, self._admin if is_admin else self._gate)(scope, receive, send)
@@ -150,7 +159,11 @@ class Weir:
         async with self._starting:
             if self._gate is not None:
                 return
-            await self._engine.start()
+            try:
+                await self._engine.start()
+            except BaseException:
+                await self._engine.aclose()
+                raise
             settings = self._settings
             heads = HeadReader(settings.key_header)
             master_key = settings.master_key.get_secret_value() if settings.master_key is not None else None
@@ -184,7 +197,7 @@ class Weir:
         """Stops the engine once what still runs is settled; a later request starts it again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_REQUESTS_S):
-                while self._running:
+                while self._running:  # noqa: ASYNC110 (an event would cost every request something)
                     await asyncio.sleep(0.01)
         self._gate = self._admin = None
         await self._engine.aclose()

@@ -15,12 +15,12 @@ from llmweir.records import parse_new, parse_update
 USD = 1_000_000_000
 
 
-async def create(users: Users, user_id: str = "u", **fields: Any) -> str:
+async def create(users: Users, user_id: str = "u", /, **fields: Any) -> str:
     """Make a user; `max_budget_nanos` stands for a `max_budget` in nano-dollars, and so on."""
     return await users.create(parse_new(_body(user_id, fields)))
 
 
-async def update(users: Users, user_id: str = "u", **fields: Any) -> str:
+async def update(users: Users, user_id: str = "u", /, **fields: Any) -> str:
     return await users.update(parse_update(_body(user_id, fields)))
 
 

@@ -206,6 +206,9 @@ class Rules:
     # Changes of the record.
 
     def set_period(self, duration: str | None, now_ms: int) -> None:
+        """A period starts now; the duration that holds already keeps the one that runs."""
+        if duration == self.limits.duration:
+            return
         self.limits.duration, self.limits.anchor_ms = duration, now_ms
         self.account.ends_ms = _end(duration, now_ms, now_ms)
 
@@ -224,27 +227,28 @@ class Rules:
             else:
                 account.ends_ms = _end(duration, now_ms, now_ms)
             if before is None:
-                account.spent = sum(spent for model, spent in self.model_spend.items() if _matches(entry, model))
+                account.spent = sum(spent for model, spent in self.model_spend.items() if entry_for(model, budgets) == entry)
 
     # Requests.
 
-    def admit(self, request_id: str, want: Want, now_ms: int) -> tuple[Standing, Refusal | None]:
+    def admit(self, request_id: str, want: Want, now_ms: int) -> tuple[Standing, list[Refusal]]:
+        """Where all stands then, and how it may be refused: of limits equally bad, any may be named."""
         self.catch_up(now_ms)
         limits = self.limits
         budget_entry = entry_for(want.model, limits.model_budgets)
         if want.hold_nanos < 0 and (limits.budget is not None or budget_entry is not None):
-            return self.standing(want.model, now_ms), CallerRefused("model_not_priced")
+            return self.standing(want.model, now_ms), [CallerRefused("model_not_priced")]
         if request_id in self.leases:
-            return self.standing(want.model, now_ms), None
+            return self.standing(want.model, now_ms), []
         want = self._shrunk(want)
         obstacles = [*self._windows_in_the_way(want, now_ms), *self._parallel_in_the_way()]
         obstacles += self._budgets_in_the_way(want, now_ms)
         if obstacles:
-            worst = max(obstacles, key=lambda obstacle: obstacle.weight)
-            standing = self.standing(want.model, now_ms)
-            return standing, LimitRefused(standing, worst.state, worst.kind, worst.wait_ms)
+            worst, standing = max(each.weight for each in obstacles), self.standing(want.model, now_ms)
+            named = [each for each in obstacles if each.weight == worst]
+            return standing, [LimitRefused(standing, each.state, each.kind, each.wait_ms) for each in named]
         self._hold(request_id, want, now_ms)
-        return self.standing(want.model, now_ms), None
+        return self.standing(want.model, now_ms), []
 
     def settle(self, request_id: str, tokens: int, nanos: int, *, cancelled: bool = False) -> bool:
         late = request_id in self.expired

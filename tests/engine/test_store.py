@@ -5,23 +5,18 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+from tests.backends import Clock, on_real_servers, on_valkey
+from tests.engine.asking import USD, an_ask, create, passes, refused, send, settle, update, user
 
 from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Standing
 from llmweir.durations import parse
 from llmweir.engine import keys
-from llmweir.engine.link import Link
 from llmweir.engine.asks import AliasOf, Settlement, SoftBudgetCrossed
+from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users, hash_key
-from tests.backends import Clock, on_real_servers, on_valkey
-from tests.engine.asking import USD, an_ask, create, passes, refused, send, settle, update, user
 
 LEASE_MS = 30_000
-
-
-@pytest.fixture(autouse=True)
-async def _scripts(store: Store) -> None:
-    await store.load_scripts()
 
 
 @pytest.fixture
@@ -281,9 +276,7 @@ async def test_a_models_budget_without_a_duration_follows_the_users_period(
     ("duration", "length_ms"), [("30s", 30_000), ("90m", 5_400_000), ("30h", 108_000_000), ("2w", 1_209_600_000)]
 )
 @on_valkey
-async def test_a_period_ends_to_the_ms(
-    store: Store, users: Users, clock: Clock, duration: str, length_ms: int
-) -> None:
+async def test_a_period_ends_to_the_ms(store: Store, users: Users, clock: Clock, duration: str, length_ms: int) -> None:
     clock.advance(ms=123)
     await create(users, max_budget=1, budget_duration=duration)
     await passes(store, an_ask("a", nanos=USD))
@@ -347,9 +340,7 @@ async def test_a_budget_of_zero_stops_what_costs_and_nothing_else(store: Store, 
     await passes(store, an_ask("b", nanos=0))
 
 
-async def test_a_hold_shrinks_to_what_spending_has_left_but_not_below_what_is_asked(
-    store: Store, users: Users
-) -> None:
+async def test_a_hold_shrinks_to_what_spending_has_left_but_not_below_what_is_asked(store: Store, users: Users) -> None:
     await create(users, max_budget_nanos=100, tpm_limit=50)
     standing = (await passes(store, an_ask("a", tokens=(10, 900), nanos=(60, 900)))).standing
     assert (standing.tpm_used, standing.budget_used_nanos) == (50, 100)
@@ -529,7 +520,13 @@ async def test_p7_a_lease_taken_after_the_clock_ran_back_expires_in_time(
 
 async def test_the_profile_comes_with_the_admission(store: Store, users: Users) -> None:
     await create(
-        users, user_alias="Al", user_role="team", teams=["t"], metadata={"a": [1]}, guardrails=["g"], permissions={"p": 1}
+        users,
+        user_alias="Al",
+        user_role="team",
+        teams=["t"],
+        metadata={"a": [1]},
+        guardrails=["g"],
+        permissions={"p": 1},
     )
     expected = Caller(
         user_id="u",
@@ -690,13 +687,14 @@ async def test_an_unknown_key_is_remembered_for_a_second(
     assert await store.owner_of(hash_key("sk-mine")) == "u"
 
 
+@on_real_servers
 async def test_a_flushed_script_cache_heals_itself(store: Store, users: Users, link: Link) -> None:
     await create(users)
     await link.call("SCRIPT", "FLUSH")
     await passes(store, an_ask("a", nanos=5))
     await link.call("SCRIPT", "FLUSH")
     store.settle(Settlement(request_id="a", user_id="u", cost_nanos=5))
-    while (await user(users)).record.spend_nanos != 5:
+    while (await user(users)).record.spend_nanos != 5:  # noqa: ASYNC110 (nothing tells)
         await asyncio.sleep(0)
     assert (await user(users)).record.reserved_nanos == 0
 

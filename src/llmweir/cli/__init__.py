@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from llmweir import __version__
+from llmweir.cli.demo import demo
+from llmweir.cli.model import model
 from llmweir.cli.serve import serve
 
 
@@ -15,3 +17,5 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(demo)
+main.add_command(model)

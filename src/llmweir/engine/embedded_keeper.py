@@ -22,7 +22,14 @@ from llmweir.engine.embedded_folder import LOG, ORPHAN_TIMEOUT_S, SOCKET, Valkey
 LOAD_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 30.0
 RETRY_S = 1.0
-CONFIG = {"appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction"}
+# An account is a line of about 70 characters: with the default of 64 its hash would take twice the memory.
+CONFIG = {
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    "hash-max-listpack-value": "128",
+}
 
 log = logging.getLogger("llmweir.keeper")
 

@@ -15,7 +15,7 @@ Change = tuple[str, str, str | int]
 """What, name, value: one step of `write.lua`."""
 
 _SCALARS = {"rpm_limit": "rl", "tpm_limit": "tl", "max_parallel_requests": "pl"}
-_NOT_ON_THE_DATA_PLANE = frozenset({"internal_user_viewer", "team", "customer"})
+_NOT_ON_THE_DATA_PLANE = frozenset({"internal_user_viewer"})
 
 
 def changes_of(body: UserFields) -> list[Change]:

@@ -19,41 +19,39 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
         "use": ":use",
         "window": ":win",
         "leases": ":leases",
-        "held": ":held",
         "day": ":day:",
         "memo": ":memo:",
     }
 )
-"""What follows a record's key to make the user's other keys; the Lua scripts get this table as `SUFFIX`."""
+"""What follows a record's key to make the user's other keys; the Lua scripts spell them `SUFFIX.name`."""
 
 
 class UserKeys(msgspec.Struct, frozen=True):
-    """The keys of one user that every script is handed, as bytes ready for the wire."""
+    """The keys of one user that every script is handed, as bytes ready for the wire; `window` begins several."""
 
     record: bytes
     doc: bytes
     use: bytes
     window: bytes
     leases: bytes
-    held: bytes
 
 
 @lru_cache(maxsize=16_384)
 def user_keys(user_id: str) -> UserKeys:
     """Spells the keys of a user; cached, because quoting costs more than a look-up."""
     record = f"lw:{{u:{quote(user_id, safe='@:+,=')}}}"
-    names = ("doc", "use", "window", "leases", "held")
+    names = ("doc", "use", "window", "leases")
     return UserKeys(record.encode(), *((record + SUFFIXES[name]).encode() for name in names))
 
 
-def day(user_id: str, yyyymmdd: str) -> bytes:
+def day(user_id: str, days_since_1970: int) -> bytes:
     """The key of a user's row of one UTC day."""
-    return user_keys(user_id).record + SUFFIXES["day"].encode() + yyyymmdd.encode()
+    return user_keys(user_id).record + SUFFIXES["day"].encode() + b"%d" % days_since_1970
 
 
-def model_window(user_id: str, entry: str) -> bytes:
-    """The key of the rolling window behind one entry of the per-model limits."""
-    return user_keys(user_id).window + b":" + entry.encode()
+def window(user_id: str, account: str) -> bytes:
+    """The key of the rolling window of one account of a user: "u" the user's own, "m:gpt-4*" an entry's."""
+    return user_keys(user_id).window + b":" + account.encode()
 
 
 def api_key(key_hash: str) -> bytes:

@@ -44,9 +44,8 @@ class Link:
     """
 
     def __init__(self, url: str, *, timeout_ms: int = 500, max_pending: int = 20_000) -> None:
-        self._pool = redis_asyncio.ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=max(1.0, timeout_ms / 1000), driver_info=None
-        )
+        self._pool = redis_asyncio.ConnectionPool.from_url(url, protocol=2, driver_info=None)
+        self._connect_timeout_s = max(1.0, timeout_ms / 1000)
         self._timeout_s = timeout_ms / 1000
         self._max_pending = max_pending
         self._wire: _Wire | None = None
@@ -64,17 +63,19 @@ class Link:
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """Sends a command and returns the future of its reply; it fails with StoreUnavailableError or ReplyError."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        wire = self._wire
+        loop = wire.loop if wire is not None else asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
         if self._down is not None:
             future.set_exception(self._down)
             return future
-        if self._wire is None:
-            self._connect()
-        elif len(self._wire.waiting) + len(self._unsent) >= self._max_pending:
+        if len(self._unsent) + (len(wire.waiting) if wire is not None else 0) >= self._max_pending:
             future.set_exception(StoreUnavailableError("too many calls are waiting for it"))
             return future
-        if not self._outgoing and self._wire is not None:
-            asyncio.get_running_loop().call_soon(self.flush)
+        if wire is None:
+            self._connect()
+        elif not self._outgoing:
+            loop.call_soon(self._flush)
         self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
         self._unsent.append(future)
         return future
@@ -88,8 +89,8 @@ class Link:
                 raise
         return await self.call(b"EVAL", script.source, keys, *keys_and_arguments)
 
-    def flush(self) -> None:
-        """Writes what was issued so far, now; otherwise it leaves at the end of the event-loop turn."""
+    def _flush(self) -> None:
+        """Writes all that was issued in one event-loop turn."""
         if self._outgoing and self._wire is not None:
             self._wire.send(b"".join(self._outgoing), self._unsent)
             self._outgoing, self._unsent = [], []
@@ -111,7 +112,13 @@ class Link:
 
     def _connect(self) -> None:
         if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._keep_connecting())
+            loop = asyncio.get_running_loop()
+            self._connecting = loop.create_task(self._keep_connecting())
+            loop.call_later(self._timeout_s, self._not_connected_in_time)
+
+    def _not_connected_in_time(self) -> None:
+        if self._wire is None and self._down is None:
+            self._open_circuit("it cannot be reached in time")
 
     async def _keep_connecting(self) -> None:
         wait_s = 0.05
@@ -127,7 +134,12 @@ class Link:
 
     async def _open_wire(self) -> None:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         # The handshake is done and nothing is under way, so the transport can change hands.
         writer = connection._writer  # noqa: SLF001 (redis-py has no public way to it)
         assert writer is not None  # noqa: S101 (it has just connected)
@@ -135,7 +147,7 @@ class Link:
         wire = _Wire(transport, self._timeout_s, self._stalled, self._lost, connection)
         transport.set_protocol(wire)
         self._wire, self._down, self._connecting = wire, None, None
-        self.flush()
+        self._flush()
         _log.info("store_connected")
         if self.on_up is not None:
             self.on_up()
@@ -184,18 +196,18 @@ class _Wire(asyncio.Protocol):
         self._timeout_s = timeout_s
         self._stalled = stalled
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._late_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
 
     def send(self, packed: bytes, futures: list[asyncio.Future[Reply]]) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         deadline = now + self._timeout_s
         for future in futures:
             self.waiting.append((future, deadline))
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._watch)
+            self._timer = self.loop.call_at(deadline, self._watch)
         self._transport.write(packed)
 
     def data_received(self, data: bytes) -> None:
@@ -216,6 +228,7 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self._timer is not None:
             self._timer.cancel()
+        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
         self._lost(self)
         error = StoreUnavailableError("the connection was lost")
         for future, _ in self.waiting:
@@ -225,10 +238,11 @@ class _Wire(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.abort()
+        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
     def _watch(self) -> None:
         """Fails the calls past their deadline; a connection that stays silent for a second more is given up."""
-        now = self._loop.time()
+        now = self.loop.time()
         self._timer = None
         for future, deadline in self.waiting:
             if deadline > now:
@@ -242,4 +256,4 @@ class _Wire(asyncio.Protocol):
             self._transport.abort()
         elif self.waiting:
             next_deadline = next((due for future, due in self.waiting if not future.done()), now + self._timeout_s)
-            self._timer = self._loop.call_at(max(next_deadline, now + 0.005), self._watch)
+            self._timer = self.loop.call_at(max(next_deadline, now + 0.005), self._watch)

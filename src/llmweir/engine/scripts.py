@@ -1,7 +1,8 @@
 """Loads the Lua scripts: one command a file, helpers pulled in by `--- @include name`.
 
 A script's header names every KEYS and ARGV with its unit, and every reply. An include is pulled in once, before the
-code that asks for it, and may itself include others.
+code that asks for it, and may itself include others; an indented one belongs to its block alone, so that what is rare
+costs nothing elsewhere. `SUFFIX.name` becomes the text `keys.SUFFIXES` has by that name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 
 from llmweir.engine.keys import SUFFIXES
 
-_INCLUDE = re.compile(r"^ *--- @include (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^( *)--- @include (\w+)$", re.MULTILINE)
+_SUFFIX = re.compile(r"\bSUFFIX\.(\w+)")
 _FOLDER = resources.files("llmweir.engine") / "lua"
 
 
@@ -30,18 +32,27 @@ class Script(msgspec.Struct, frozen=True):
 @cache
 def load(name: str) -> Script:
     """Reads a command of the `lua` folder and resolves its includes."""
-    suffixes = ", ".join(f"{key} = '{suffix}'" for key, suffix in SUFFIXES.items())
-    body = _resolved((_FOLDER / f"{name}.lua").read_text(), seen=set())
-    source = f"local SUFFIX, call, floor = {{ {suffixes} }}, redis.call, math.floor\n{body}"
+    source = _source(f"{name}.lua", seen=set())
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest().encode())
 
 
-def _resolved(text: str, seen: set[str]) -> str:
+def load_include(name: str) -> str:
+    """Reads a helper with what it includes itself, as source that ends in its function (for tests)."""
+    return _source(f"include/{name}.lua", seen={name})
+
+
+def _source(path: str, seen: set[str]) -> str:
+    body = _SUFFIX.sub(lambda match: f"'{SUFFIXES[match[1]]}'", _resolved(path, seen))
+    return f"local call, floor = redis.call, math.floor\n{body}"
+
+
+def _resolved(path: str, seen: set[str]) -> str:
     def included(match: re.Match[str]) -> str:
-        name = match[1]
+        indentation, name = match.groups()
         if name in seen:
             return ""
-        seen.add(name)
-        return _resolved((_FOLDER / "include" / f"{name}.lua").read_text(), seen)
+        visible = set(seen) if indentation else seen
+        visible.add(name)
+        return _resolved(f"include/{name}.lua", visible)
 
-    return _INCLUDE.sub(included, text)
+    return _INCLUDE.sub(included, _FOLDER.joinpath(path).read_text())

@@ -171,16 +171,20 @@ class Store:
         return refused
 
     def settle(self, settlement: Settlement) -> asyncio.Future[Reply]:
-        """Sends what a request really used, at once; a second settlement of the same request changes nothing.
+        """Sends what a request really used; a second settlement of the same request changes nothing.
 
-        Nobody has to wait for the future it returns: a settlement that cannot be delivered is kept and sent again
+        It leaves at the end of this event-loop turn: a task that yields once goes on after it has left. Nobody has to
+        wait for the future it returns: a settlement that cannot be delivered is kept and sent again
         when Redis answers.
         """
         self._in_flight.pop(settlement.request_id, None)
+        return self._send_settlement(settlement, b"EVALSHA", self._settle.sha)
+
+    def _send_settlement(self, settlement: Settlement, how: bytes, script: Argument) -> asyncio.Future[Reply]:
         user = keys.user_keys(settlement.user_id)
         future = self.link.call(
-            b"EVALSHA",
-            self._settle.sha,
+            how,
+            script,
             2,
             user.record,
             user.leases,
@@ -191,7 +195,6 @@ class Store:
             int(settlement.failed),
             int(settlement.cancelled),
         )
-        self.link.flush()
         self._unanswered.add(future)
         future.add_done_callback(partial(self._settled, settlement))
         return future
@@ -224,7 +227,7 @@ class Store:
     def _settled(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
         self._unanswered.discard(future)
         if future.cancelled():
-            self._undelivered.append(settlement)
+            self.settle(settlement)  # whoever waited gave up, so nobody saw what became of it
             return
         error = future.exception()
         if error is None:
@@ -235,8 +238,7 @@ class Store:
         elif isinstance(error, StoreUnavailableError):
             self._undelivered.append(settlement)
         elif str(error).startswith("NOSCRIPT"):
-            self._undelivered.append(settlement)
-            self.link.call(b"SCRIPT", b"LOAD", self._settle.source).add_done_callback(lambda _: self._deliver())
+            self._send_settlement(settlement, b"EVAL", self._settle.source)
         else:
             _log.error("settlement_refused error=%r", str(error))
 

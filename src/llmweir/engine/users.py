@@ -7,6 +7,7 @@ claim is worth nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -24,6 +25,7 @@ from llmweir.errors import ConflictError, NotFoundError
 from llmweir.records import NewUser, UserRecord, UserUpdate, record_from_stored
 
 _KEY = "key:"
+_CLAIM_MS = 10_000
 
 
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +73,9 @@ class Users:
         if body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
         if not await self._written(user_id, "new", [*changes_of(body), *_password(password_hash)]):
-            raise ConflictError(f"There is a user {user_id!r} already.", param="user_id")
+            raise ConflictError("There is a user with this id already.", param="user_id")
+        if body.user_email is not None:
+            await self._keep_email(body.user_email, user_id, None)
         return user_id
 
     async def update(self, body: UserUpdate, *, password_hash: str | None = None) -> str:
@@ -79,7 +83,8 @@ class Users:
 
         Raises NotFoundError for an unknown user and ConflictError where the new email is taken.
         """
-        user_id = (await self.find(body)).record.user_id
+        before = (await self.find(body)).record
+        user_id = before.user_id
         if body.user_id is not None and body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
         changes: list[Change] = [*changes_of(body), *_password(password_hash), ("unset", "df", "")]
@@ -87,6 +92,8 @@ class Users:
             changes.append(("join", "teams", msgspec.json.encode(body.joins_team).decode()))
         if not await self._written(user_id, "old", changes):
             raise NotFoundError("There is no such user.", param="user_id")
+        if body.user_id is not None and body.user_email is not None:
+            await self._keep_email(body.user_email, user_id, before.user_email)
         return user_id
 
     async def find(self, body: UserUpdate) -> User:
@@ -173,10 +180,25 @@ class Users:
         return reply[0] == 1
 
     async def _claim_email(self, address: str, user_id: str) -> None:
-        owner = await self.id_of_email(address)
-        if owner not in (None, user_id):
+        """Claims an address for as long as writing a record takes; `_keep_email` makes it last.
+
+        A claim that lasts although its user does not have the address (any more) is left from a crash, and may be
+        taken over; one that is being written may not.
+        """
+        key = keys.email(address)
+        if await self._link.call(b"SET", key, user_id, b"NX", b"PX", _CLAIM_MS):
+            return
+        owner, left_ms = await asyncio.gather(self._link.call(b"GET", key), self._link.call(b"PTTL", key))
+        if owner == user_id.encode():
+            return
+        if left_ms != -1 or await self.id_of_email(address) is not None:
             raise ConflictError("A user with this email address exists already.", param="user_email")
+        await self._link.call(b"SET", key, user_id, b"PX", _CLAIM_MS)
+
+    async def _keep_email(self, address: str, user_id: str, before: str | None) -> None:
         await self._link.call(b"SET", keys.email(address), user_id)
+        if before is not None and before.casefold() != address.casefold():
+            await self._link.call(b"DEL", keys.email(before))
 
     def _now_ms(self) -> int:
         return self._clock() if self._clock is not None else int(time.time() * 1000)

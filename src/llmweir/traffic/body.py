@@ -25,6 +25,7 @@ class BodyReader:
         self._tick_s = min(1.0, timeout_s / 4)
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._clock: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, receive: Receive, declared_bytes: int) -> bytes:
         """Returns the whole body; raises UnreadableRequestError (413, 408) or ClientLeftError."""
@@ -32,9 +33,9 @@ class BodyReader:
             raise self._too_large()
         if declared_bytes == 0:
             return b""
-        task = asyncio.current_task()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 (a server runs every request in a task)
-        loop = asyncio.get_running_loop()
         self._deadlines[task] = loop.time() + self._timeout_s
         if self._clock is None:
             self._clock = loop.call_later(self._tick_s, self._tick)

@@ -61,7 +61,9 @@ class Estimator:
         output_tokens = 0 if output_is_free else self._output_tokens(facts, user_id, model, rates)
         most = facts.max_output_tokens
         stated_tokens = (
-            0 if output_is_free or most is None or self._reserve == "none" else min(most * facts.answers, _MOST_TOKENS)
+            0
+            if output_is_free or self._reserve == "none"
+            else min((1 if most is None else most) * facts.answers, _MOST_TOKENS)
         )
         if rates is None:
             return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, 0, -1, input_tokens)

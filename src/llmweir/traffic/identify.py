@@ -12,6 +12,8 @@ from llmweir.traffic.asgi import Scope
 Identify = Callable[[Scope], "str | Awaitable[str | None] | None"]
 """The app's own way to name its callers: a user id, or None for nobody; sync or async."""
 
+# Google's front ends and several frameworks read a method from these: a free GET would be a POST behind the gate.
+_METHOD_HEADERS = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscription-key", b"x-goog-api-key")
 
 
@@ -41,13 +43,14 @@ class HeadReader:
         names = (*_KEY_HEADERS, key_header.lower().encode()) if key_header else _KEY_HEADERS
         self._ranks = {name: rank for rank, name in enumerate(names)}
         self._wanted = frozenset(
-            (*names, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade")
+            (*names, *_METHOD_HEADERS, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade")
         )
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
-        """Reads a head; raises UnreadableRequestError where a header that decides something comes twice.
+        """Reads a head; raises UnreadableRequestError where what stands behind might read another request.
 
-        Two Authorization headers, or two Content-Types: what stands behind might read the other one.
+        - A header that decides something comes twice: Authorization, Content-Type ...
+        - A header that says another method than the request's own.
         """
         wanted = self._wanted
         found: dict[bytes, bytes] = {}
@@ -56,6 +59,8 @@ class HeadReader:
                 if name in found and name != b"accept":
                     raise UnreadableRequestError(400, "duplicate_header", f"The header {name.decode()} comes twice.")
                 found[name] = value
+        if not _METHOD_HEADERS.isdisjoint(found):
+            raise UnreadableRequestError(400, "method_override", "Send the method itself, not a header that names it.")
         get = found.get
         length = get(b"content-length", b"")
         return RequestHead(
@@ -63,7 +68,7 @@ class HeadReader:
             get(b"content-type", b""),
             get(b"content-encoding", b""),
             get(b"accept", b""),
-            int(length) if length.isdigit() else -1,
+            int(length) if length.isdigit() and len(length) < 20 else -1,
             b"upgrade" in found,
         )
 

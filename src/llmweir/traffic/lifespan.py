@@ -51,10 +51,7 @@ async def wrap_lifespan(
         except Exception as error:
             if _NOT_STARTED in said:
                 raise
-            if "lifespan.shutdown" in asked:
-                said.setdefault(_NOT_STOPPED, {"type": _NOT_STOPPED, "message": str(error)})
-            elif asked:  # it took a message, so it is not one that knows no lifespan
-                _log.warning("app_lifespan_raised", exc_info=error)
+            _note(error, asked, said)
         if _NOT_STARTED in said:
             return
         if _STARTED not in said:
@@ -64,3 +61,10 @@ async def wrap_lifespan(
     finally:
         await stop()
     await send(said.get(_NOT_STOPPED, {"type": _STOPPED}))
+
+
+def _note(error: Exception, asked: set[str], said: dict[str, Message]) -> None:
+    if "lifespan.shutdown" in asked:
+        said.setdefault(_NOT_STOPPED, {"type": _NOT_STOPPED, "message": str(error)})
+    elif asked:  # it took a message, so it is not one that knows no lifespan
+        _log.warning("app_lifespan_raised", exc_info=error)

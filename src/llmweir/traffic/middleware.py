@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -27,10 +28,11 @@ from llmweir.traffic.headers import standing_headers
 from llmweir.traffic.identify import NO_HEAD, HeadReader, Identify
 from llmweir.traffic.observe import Observer, Reservation
 from llmweir.traffic.paths import Route, dialect_of, replace_model
-from llmweir.traffic.proxy import UpstreamUnavailableError
+from llmweir.traffic.proxy import UpstreamBrokenError, UpstreamUnavailableError
 from llmweir.traffic.rules import PathRules
 
 _NO_FACTS = RequestFacts("")
+_NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
 
 
@@ -71,7 +73,7 @@ class _Request:
         self.receive = receive
         self.send = send
         self.request_id = request_id
-        self.route = Route("unknown", "openai")
+        self.route: Route = _NO_ROUTE
         self.head = NO_HEAD
         self.user_id = ""
         self.key_hash = ""
@@ -125,6 +127,8 @@ class Gate:
                 await _answer(request, refusal_of(error), None)
             except StoreUnavailableError:
                 await _answer(request, refusals.STORE_UNAVAILABLE, None)
+            except UpstreamUnavailableError as error:
+                await _answer(request, refusals.upstream_unavailable(error.status), None)
             except ClientLeftError:
                 return
         elif scope["type"] == "websocket":
@@ -135,7 +139,6 @@ class Gate:
     async def _serve(self, request: _Request) -> None:
         scope = request.scope
         path = _path_of(scope)
-        request.route = Route("unknown", dialect_of(path))
         verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
         request.route = verdict.route
         if verdict.access == "open":
@@ -159,7 +162,7 @@ class Gate:
         if self._identify is not None:
             named = self._identify(request.scope)
             user_id = await named if inspect.isawaitable(named) else named
-            if user_id is None:
+            if not user_id:
                 raise Refused(refusals.unauthenticated("unknown_user"))
             request.user_id = user_id
             return True
@@ -264,21 +267,19 @@ class Gate:
             request.facts,
         )
         scope, receive = request.scope, request.receive
-        if request.body is not None:
-            scope, body = _for_app(request, reservation.model)
-            receive = Replay(body, receive)
-        _give_caller(scope, admitted.profile, request.request_id)
         raised: BaseException | None = None
         try:
+            if request.body is not None:
+                scope, body = _for_app(request, reservation.model)
+                receive = Replay(body, receive)
+            _give_caller(scope, admitted.profile, request.request_id)
             await self._app(scope, receive, observer.send)
-        except UpstreamUnavailableError as error:
-            reservation.failed()
-            if observer.status:
-                raise
-            raise Refused(refusals.upstream_unavailable(error.status), admitted.standing) from error
         except BaseException as error:
             raised = error
-            raise
+            if not isinstance(error, (UpstreamUnavailableError, UpstreamBrokenError)) or observer.has_begun:
+                raise
+            status = error.status if isinstance(error, UpstreamUnavailableError) else 502
+            raise Refused(refusals.upstream_unavailable(status), admitted.standing) from error
         finally:
             observer.left(raised)
 
@@ -317,7 +318,10 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
     headers: Headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
     changes: Scope = {"headers": headers}
     if new_model is not None and route.path_model is not None:
-        changes["path"], changes["raw_path"] = replace_model(scope["path"], new_model)
+        path = _path_of(scope)
+        root_path = scope["path"].removesuffix(path)
+        path, raw_path = replace_model(path, new_model)
+        changes["path"], changes["raw_path"] = root_path + path, quote(root_path).encode() + raw_path
     if new_model is not None or asks_usage:
         body = route.format.rewrite(body, request.head.content_type, model=new_model, include_usage=asks_usage)
         headers[:] = [header for header in headers if header[0] != b"content-length"]
@@ -344,7 +348,8 @@ def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
 
 async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:
     """Answers a refused request in the caller's own dialect."""
-    dialect = request.route.dialect
+    route = request.route
+    dialect = route.dialect if route is not _NO_ROUTE else dialect_of(_path_of(request.scope))
     if b"application/problem+json" in request.head.accept:
         content_type, body = b"application/problem+json", problem_body(dialect, refusal, request.request_id)
     else:

@@ -7,6 +7,8 @@ import contextlib
 import zlib
 from typing import Final
 
+import msgspec
+
 from llmweir.decision import NO_LIMIT, Standing
 from llmweir.engine.asks import Settlement
 from llmweir.engine.link import Reply
@@ -64,6 +66,11 @@ class Reservation:
         self.cost_nanos = 0
         self.settled: asyncio.Future[Reply] | None = None
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether the model has a price: without one the cost is not known."""
+        return self._rates is not None
+
     def used(self, usage: Usage) -> None:
         """Settles with the usage the upstream reported, and learns from it."""
         self._estimator.learn(self._facts, self.user_id, self.model, usage)
@@ -73,7 +80,7 @@ class Reservation:
         """Settles with an estimate: the upstream reported no usage, or only `partly`, but this much text came."""
         partly = partly or Usage(input_tokens=self._hold.input_tokens)
         output_tokens = max(partly.output_tokens, self._estimator.tokens_of(text_bytes, self.model))
-        self._settle(Usage(input_tokens=partly.input_tokens, output_tokens=output_tokens))
+        self._settle(msgspec.structs.replace(partly, output_tokens=output_tokens))
 
     def as_held(self) -> None:
         """Settles as reserved: the upstream has probably done the work, and nobody saw how much."""
@@ -117,6 +124,7 @@ class Observer:
         "_asked_stream",
         "_body",
         "_body_bytes",
+        "_encoded_stream",
         "_encoding",
         "_filter",
         "_format",
@@ -151,6 +159,7 @@ class Observer:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._encoding = b""
+        self._encoded_stream = False
         self._ok = False
         self.status = 0
 
@@ -164,7 +173,15 @@ class Observer:
         else:
             if kind == "http.response.pathsend":
                 await self._settle()
+                if self._held_start is not None:
+                    await self._send(self._held_start)
+                    self._held_start = None
             await self._send(message)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has got anything of the answer yet."""
+        return self.status != 0 and self._held_start is None
 
     def left(self, error: BaseException | None) -> None:
         """Settles what no last message ended: the client left, the upstream broke off, or the app raised `error`."""
@@ -184,13 +201,14 @@ class Observer:
         content_type = b""
         for name, value in headers:
             if name == b"content-type":
-                content_type = value
+                content_type = value.lower()
             elif name == b"content-encoding":
                 self._encoding = value.strip().lower()
         streams = content_type.startswith(b"text/event-stream")
-        if self._ok and self._format is not None and streams:
+        self._encoded_stream = streams and self._encoding not in (b"", b"identity")
+        if self._ok and self._format is not None and streams and not self._encoded_stream:
             self._reader = self._format.stream_reader()
-        if not streams:
+        else:
             self._filter = None
         message = {**message, "headers": headers + self._headers}
         if self._filter is not None:
@@ -219,7 +237,7 @@ class Observer:
             await self._release(self._held_start, more)
 
     async def _release(self, start: Message, more: bool) -> None:
-        if not more:
+        if not more and self._reservation.is_priced:
             cost = format_usd(self._reservation.cost_nanos).encode()
             start["headers"].append((b"x-llmweir-cost-usd", cost))
         self._held_start = None
@@ -249,6 +267,9 @@ class Observer:
         if self._last_slot and self._reservation.settled is not None:
             with contextlib.suppress(StoreUnavailableError):
                 await asyncio.shield(self._reservation.settled)
+        else:
+            # One turn of the loop: all settlements of this turn leave in one write, and before their answers do.
+            await asyncio.sleep(0)
 
     def _settle_stream(self) -> None:
         assert self._reader is not None  # noqa: S101 (only streams get here)
@@ -266,6 +287,11 @@ class Observer:
             self._reservation.as_held()
             return
         body = _decoded(self._body[0] if len(self._body) == 1 else b"".join(self._body), self._encoding)
+        if body is not None and self._encoded_stream:
+            self._reader = self._format.stream_reader()
+            self._reader.feed(body)
+            self._settle_stream()
+            return
         usage = self._format.usage(body) if body is not None else None
         if usage is not None:
             self._reservation.used(usage)

@@ -109,9 +109,10 @@ def _message(refused: LimitRefused, who: str, model: str, retry_after_ms: int | 
     of_model = f" for {model}" if model else ""
     numbers = _numbers(limit)
     which = f"{of_model} for user {who} on {_LIMIT_NAMES[limit.name]}: {numbers}."
-    if refused.kind == "never":
-        return f"Request too large{which} It can never fit, with any wait."
     reached = "Budget exceeded" if limit.name.endswith("budget") else "Rate limit reached"
+    if refused.kind == "never":
+        reached = reached if limit.limit == 0 else "Request too large"
+        return f"{reached}{which} It can never fit, with any wait."
     if retry_after_ms is not None:
         return f"{reached}{which} Please try again in {openai_duration(retry_after_ms).decode()}."
     if refused.wait_ms >= 0:

@@ -10,11 +10,11 @@
 --
 --- @include clock_ms
 --- @include caller_verdict
-local record = call('HMGET', KEYS[1], 'v', 'k:' .. ARGV[2], 'bl', 'nd', 'df')
-local reason = caller_verdict(record[1], ARGV[2] ~= '', record[2], record[3], ARGV[3] == '1' and record[4],
-  clock_ms(ARGV[1]))
+local record = call('HMGET', KEYS[1], 'p', 'k:' .. ARGV[2])
+local version, flags = string.match(record[1] or '', '^(%d+) (%S+) ')
+local now = clock_ms(ARGV[1])
+local reason = caller_verdict(KEYS[1], version, flags, ARGV[2] ~= '', record[2], ARGV[3] == '1', ARGV[5], now)
 if reason then return { 'caller', reason } end
-if ARGV[5] ~= '' and record[5] and record[5] ~= ARGV[5] then return { 'caller', 'stale_default' } end
-if record[1] == ARGV[4] then return { 'admitted', false, record[1], false } end
-return { 'admitted', false, record[1],
+if version == ARGV[4] then return { 'admitted', false, version, false } end
+return { 'admitted', false, version,
   call('HMGET', KEYS[2], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails', 'permissions') }

@@ -8,8 +8,9 @@
 --- @include clock_ms
 local expiry, renewed = clock_ms(ARGV[1]) + ARGV[2], 0
 for index = 3, #ARGV do
-  if call('ZSCORE', KEYS[1], ARGV[index]) then
-    call('ZADD', KEYS[1], expiry, ARGV[index])
+  local lease = call('HGET', KEYS[1], ARGV[index])
+  if lease then
+    call('HSET', KEYS[1], ARGV[index], string.format('%d %s', expiry, string.match(lease, '^%d+ (.*)$')))
     renewed = renewed + 1
   end
 end

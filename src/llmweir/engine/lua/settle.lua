@@ -1,27 +1,26 @@
 -- Settles one admitted request with what it really used; a second settlement of the same id changes nothing.
 --
--- KEYS[1] the user's record     KEYS[2] its leases     KEYS[3] its held
+-- KEYS[1] the user's record     KEYS[2] its leases
 -- ARGV[1] request id            ARGV[2] input tokens   ARGV[3] output tokens
 -- ARGV[4] cost in nanos         ARGV[5] 1 = the request failed upstream         ARGV[6] 1 = it never was: undo it all
 --
 -- Reply: { settled 0 | 1, spend, soft budget }    in nanos, where this crossed the soft budget; else { settled }
 --
 --- @include charge
-local actual = { input = tonumber(ARGV[2]), output = tonumber(ARGV[3]), nanos = tonumber(ARGV[4]),
-  failed = tonumber(ARGV[5]), cancelled = ARGV[6] == '1' }
+local id = ARGV[1]
 
--- Read: the reservation, or the memory of one that expired.
-local held = call('HGET', KEYS[3], ARGV[1])
-local memo = not held and call('GET', KEYS[1] .. SUFFIX.memo .. ARGV[1])
-if not held and not memo then return { 0 } end
+-- Read: the lease, or the memory of one that expired.
+local lease = call('HGET', KEYS[2], id)
+local memo = not lease and call('GET', KEYS[1] .. SUFFIX.memo .. id)
+if not lease and not memo then return { 0 } end
 
 -- Write.
-local spend, soft_budget = charge(KEYS[1], held or memo, actual, not held)
-if memo then
-  call('DEL', KEYS[1] .. SUFFIX.memo .. ARGV[1])
+local spend, soft_budget = charge(KEYS[1], lease or memo, not lease, ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0,
+  ARGV[6] == '1')
+if lease then
+  call('HDEL', KEYS[2], id)
 else
-  call('HDEL', KEYS[3], ARGV[1])
-  call('ZREM', KEYS[2], ARGV[1])
+  call('DEL', KEYS[1] .. SUFFIX.memo .. id)
 end
 if spend then return { 1, spend, soft_budget } end
 return { 1 }

@@ -8,23 +8,32 @@
 --   set / unset      a field of the record
 --   family           '' : removes all fields of the record that begin with name ('r:')
 --   doc / undoc      a field of the doc, as JSON text
+--   join             value = a string as JSON that is added to a list of them, a field of the doc
 --   use / unuse      a field of the use hash
---   period           value = the user's budget duration: a period starts now; '' = none
---   model_budget     name = entry, value = 'nanos' or 'nanos duration'; an unchanged duration keeps its period
+--   period           value = the user's budget duration: a period starts now, unless it had this one; '' = none
+--   model_budget     name = entry, value = 'nanos' or 'nanos duration'; an unchanged duration keeps its period; a new
+--                    entry begins with what its models have spent in the user's period
 --   spend            value = nanos spent in this period
 --
 -- Reply: { 1, version } written; { 0 } there is (new) or is no (old) record.
 --
 --- @include clock_ms
---- @include expire_leases
---- @include roll_periods
-local record, doc, use = KEYS[1], KEYS[2], KEYS[3]
-if call('EXISTS', record) == (ARGV[2] == 'new' and 1 or 0) then return { 0 } end
-local now = clock_ms(ARGV[1])
-expire_leases(record, now, ARGV[3])
-roll_periods(record, now)
+--- @include catch_up
+--- @include set_period
+--- @include set_spend
+--- @include set_model_budget
+--- @include join_list
+--- @include pack_record
+--- @include pack_entries
+--- @include seed_budgets
+local record, doc, use, now = KEYS[1], KEYS[2], KEYS[3], clock_ms(ARGV[1])
 
-local had = {}
+-- Read: is there one?
+if call('EXISTS', record) == (ARGV[2] == 'new' and 1 or 0) then return { 0 } end
+
+-- Write.
+catch_up(record, now, ARGV[3])
+local had, fresh = {}, {}
 local change = {
   set = function(name, value) call('HSET', record, name, value) end,
   unset = function(name) call('HDEL', record, name) end,
@@ -39,49 +48,27 @@ local change = {
   end,
   doc = function(name, value) call('HSET', doc, name, value) end,
   undoc = function(name) call('HDEL', doc, name) end,
+  join = function(name, item) join_list(doc, name, item) end,
   use = function(name, value) call('HSET', use, name, value) end,
   unuse = function(name) call('HDEL', use, name) end,
-  period = function(_, duration)
-    call('HDEL', record, 'bd', 'ba')
-    call('HDEL', use, 'e', 'sm')
-    if duration == '' then return end
-    call('HSET', record, 'bd', duration, 'ba', now)
-    call('HSET', use, 'e', period_end(duration, now, now))
-  end,
-  spend = function(_, nanos)
-    local spent, adjusted = unpack(call('HMGET', use, 's', 'j'))
-    call('HSET', use, 's', nanos, 'j', (adjusted or 0) + nanos - (spent or 0))
-    call('HDEL', use, 'sm')
-  end,
+  period = function(_, duration) set_period(record, use, duration, now) end,
   model_budget = function(entry, value)
-    local nanos, duration = string.match(value, '^(%d+) ?(%w*)$')
-    local had_duration, anchor = string.match(had['b:' .. entry] or '', '^%d+ (%w+) (%d+)$')
-    if duration == '' then
-      call('HSET', record, 'b:' .. entry, nanos)
-      call('HDEL', use, 'be:' .. entry)
-    else
-      if duration ~= had_duration then
-        anchor = now
-        call('HSET', use, 'be:' .. entry, period_end(duration, now, now))
-      end
-      call('HSET', record, 'b:' .. entry, nanos .. ' ' .. duration .. ' ' .. anchor)
-    end
-    if had['b:' .. entry] then return end
-    -- A new entry begins with what its models have spent in the user's period.
-    local spent, flat, prefix = 0, call('HGETALL', use), string.match(entry, '^(.*)%*$')
-    for index = 1, #flat, 2 do
-      local model = string.match(flat[index], '^s:(.*)$')
-      if model and (model == entry or prefix and string.sub(model, 1, #prefix) == prefix) then
-        spent = spent + flat[index + 1]
-      end
-    end
-    call('HSET', use, 'bs:' .. entry, spent)
+    local before = had['b:' .. entry] or call('HGET', record, 'b:' .. entry)
+    set_model_budget(record, use, entry, value, before, now)
+    if not before then fresh['m:' .. entry] = 0 end
   end,
+  spend = function(_, nanos) set_spend(use, nanos, now) end,
 }
-
--- Write.
-for index = 4, #ARGV, 3 do change[ARGV[index]](ARGV[index + 1], ARGV[index + 2]) end
+local entries_changed = false
+for index = 4, #ARGV, 3 do
+  local what, name = ARGV[index], ARGV[index + 1]
+  change[what](name, ARGV[index + 2])
+  entries_changed = entries_changed or what == 'model_budget' or string.find(name, '^[rtb]:') ~= nil
+end
+if entries_changed then pack_entries(record) end
+if next(fresh) then seed_budgets(record, use, fresh, now) end
 local version = call('HINCRBY', record, 'v', 1)
+pack_record(record, version)
 call('HSET', doc, 'updated_at_ms', now)
 if ARGV[2] == 'new' then call('HSET', doc, 'created_at_ms', now) end
 return { 1, version }

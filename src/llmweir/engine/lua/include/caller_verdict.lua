@@ -1,14 +1,17 @@
--- Whether a caller may come in at all: false, or the name of what is in the way.
--- `key` is the record's field of the API key ('expiry_ms blocked'), read only where the caller came with one.
-local function caller_verdict(exists, came_with_key, key, user_blocked, no_data_plane, now)
-  if not exists then return 'unknown_user' end
+-- Whether a caller may come in at all: nil, or the name of what is in the way. `version` and `flags` are the record's,
+-- `key` its field of the API key ('expiry_ms blocked'), looked at only where the caller came with one.
+-- Flags, '-' for none: b the user is blocked, n not on the data plane, d made from the default user's limits.
+local function caller_verdict(record, version, flags, came_with_key, key, data_plane, default_digest, now)
+  if not version then return 'unknown_user' end
   if came_with_key then
     if not key then return 'unknown_key' end
     local expiry, blocked = string.match(key, '^(%d+) (%d)$')
-    if tonumber(expiry) > 0 and tonumber(expiry) <= now then return 'key_expired' end
+    if expiry + 0 > 0 and expiry + 0 <= now then return 'key_expired' end
     if blocked == '1' then return 'key_blocked' end
   end
-  if user_blocked then return 'user_blocked' end
-  if no_data_plane then return 'role_not_allowed' end
-  return false
+  if string.find(flags, 'b') then return 'user_blocked' end
+  if data_plane and string.find(flags, 'n') then return 'role_not_allowed' end
+  if default_digest ~= '' and string.find(flags, 'd') and call('HGET', record, 'df') ~= default_digest then
+    return 'stale_default'
+  end
 end

@@ -1,45 +1,38 @@
---- @include window_correct
+--- @include charge_account
 --- @include day_add
--- Settles one reservation: `held`, the text admit wrote, becomes what was really used. Tokens go into the slot they
--- were held in, money into the budget period it was held in, while those still run; the day's row gets all of it.
--- `actual`: input, output (tokens), nanos, failed (0 or 1), cancelled (the request never was); or nil: charged as held
--- (an expired lease). `already`: it was charged so before, then only the difference moves.
--- Returns spend and soft budget, in nanos, when this crossed the soft budget for the first time in the period.
-local function charge(record, held, actual, already)
-  local second, held_tokens, held_nanos, period, model_period, model, rpm_entry, tpm_entry, budget_entry =
-    string.match(held, '^(%d+) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)\n(.*)\n(.*)$')
-  actual = actual or { input = held_tokens, output = 0, nanos = held_nanos, failed = 0 }
-  second = tonumber(second)
-  local function correct(kind, difference)
-    if difference == 0 then return end
-    local window = record .. SUFFIX.window
-    window_correct(window, second, kind, difference)
-    if rpm_entry ~= '' then window_correct(window .. ':' .. rpm_entry, second, kind, difference) end
-    if tpm_entry ~= '' and tpm_entry ~= rpm_entry then
-      window_correct(window .. ':' .. tpm_entry, second, kind, difference)
+-- Settles one request: `lease`, the text admit wrote, becomes what was really used. Tokens go into the slot they were
+-- held in, money into the budget period it was held in, while those still run; the day's row gets all of it.
+-- `input` and `output` are tokens (nil: all as held, for a lease that expired), `failed` is 0 or 1, `cancelled`: the
+-- request never was. `already`: it was charged as held before, then only the difference moves.
+-- Returns spend and soft budget, in nanos, when a settlement crossed the soft budget, the first in the period.
+local function charge(record, lease, already, input, output, nanos, failed, cancelled)
+  local second, tokens, held, model, rows = string.match(lease, '^%d+ (%d+) (%d+) (%d+) ([^\n]*)(.*)$')
+  local settled = input
+  if not settled then input, output, nanos, failed = tokens + 0, 0, held + 0, 0 end
+  local more_requests, more_tokens = cancelled and -1 or 0, input + output - tokens
+  local more_spent = nanos - (already and held or 0)
+  local use, fields, counts, periods, count = record .. SUFFIX.use, { 's:' .. model, 'g', 'sb', 'sm' }, {}, {}, 0
+  while rows ~= '' do
+    count = count + 1
+    counts[count], periods[count], fields[count + 4], rows = string.match(rows, '^\n(%d) (%S+) ([^\n]*)(.*)$')
+  end
+  local read, crossed = call('HMGET', use, unpack(fields)), false
+  if read[5] then -- else the user was deleted
+    local write, text, spend = { 'HSET', use, 'g', string.format('%d', (read[2] or 0) + more_spent) }, nil, nil
+    for index = count, 1, -1 do -- the user's own last
+      local ring = record .. SUFFIX.window .. ':' .. fields[index + 4]
+      text, spend = charge_account(read[index + 4], ring, periods[index], counts[index] == '1' and second + 0,
+         more_requests, more_tokens, already and 0 or 1, already and 0 or held, more_spent)
+      write[#write + 1], write[#write + 2] = fields[index + 4], text
     end
+    if spend then write[#write + 1], write[#write + 2] = fields[1], string.format('%d', (read[1] or 0) + more_spent) end
+    crossed = settled and spend and read[3] and not read[4] and spend >= read[3] + 0 and spend
+    if crossed then write[#write + 1], write[#write + 2] = 'sm', 1 end
+    call(unpack(write))
   end
-  correct('t', actual.input + actual.output - held_tokens)
-  if actual.cancelled then correct('r', -1) end
-  local use = record .. SUFFIX.use
-  local read = call('HMGET', use, 'p', 's', 'h', 's:' .. model, 'g', 'sb', 'sm',
-    'bp:' .. budget_entry, 'bs:' .. budget_entry, 'bh:' .. budget_entry)
-  local spent, released = actual.nanos - (already and held_nanos or 0), already and 0 or held_nanos
-  local write, spend, crossed = { 'g', (read[5] or 0) + spent }, nil, nil
-  if (read[1] or '0') == period then
-    spend = (read[2] or 0) + spent
-    crossed = read[6] and not read[7] and spend >= tonumber(read[6])
-    write = { 'g', write[2], 's', spend, 'h', (read[3] or 0) - released, 's:' .. model, (read[4] or 0) + spent }
-    if crossed then write[9], write[10] = 'sm', 1 end
+  if already or not cancelled then
+    local requests, new_input = already and more_requests or 1, input - (already and tokens or 0)
+    day_add(record, second, model, requests, failed, new_input, output, more_spent)
   end
-  if budget_entry ~= '' and (read[8] or '0') == model_period then
-    write[#write + 1], write[#write + 2] = 'bs:' .. budget_entry, (read[9] or 0) + spent
-    write[#write + 1], write[#write + 2] = 'bh:' .. budget_entry, (read[10] or 0) - released
-  end
-  call('HSET', use, unpack(write))
-  if already or not actual.cancelled then
-    day_add(record, second, model, already and 0 or 1, actual.failed, actual.input - (already and held_tokens or 0),
-      actual.output, spent)
-  end
-  if crossed then return spend, read[6] end
+  if crossed then return crossed, read[3] end
 end

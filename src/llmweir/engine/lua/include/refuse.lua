@@ -1,39 +1,40 @@
--- Says which limit is in the way of a request: of several, the one that takes longest to clear.
--- The windows and budgets are admit's rows; `asked` is what must fit under a limit itself, `hold` what is held.
-local function refuse(windows, budgets, parallel, in_flight, asked, hold, now)
-  --- @include window_wait
+--- @include window_wait
+-- Says which limit is in the way of a request: of several, the one that takes longest to clear. The reply is admit's.
+-- `least_*` must fit under a limit itself; `tokens` and `nanos` are what would be held.
+local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, nanos, costs, now, state)
   local severity, worst, reply = { wait = 1, stop = 2, never = 3 }, 0, nil
-  local function in_the_way(name, entry, kind, limit, used, wants, wait_ms)
-    local weight = severity[kind] * 1e15 + wait_ms
+  local function in_the_way(row, name, kind, limit, used, asked, wait_ms)
+    local weight, entry = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms), string.match(row.name, '^m:(.*)$')
     if weight <= worst then return end
-    worst, reply = weight, { 'limit', false, name, entry, kind, limit, used, wants, wait_ms }
+    name = (entry and 'model_' or '') .. name
+    worst, reply = weight, { 'limit', state, name, entry or false, kind, limit, used, asked, wait_ms }
   end
-  local function check_window(window, kind, name, limit, used, least, wants)
-    if not limit or wants == 0 then return end
+  local function check_window(row, name, kind, limit, used, least, asked)
+    if limit < 0 or asked == 0 then return end
     if least > limit then
-      in_the_way(window.scope .. name, window.entry, 'never', limit, used, least, -1)
-    elseif used + wants > limit then
-      in_the_way(window.scope .. name, window.entry, 'wait', limit, used, wants, window_wait(window, kind, limit, wants, now))
+      in_the_way(row, name, 'never', limit, used, least, -1)
+    elseif used + asked > limit then
+      in_the_way(row, name, 'wait', limit, used, asked,
+        window_wait(row, windows .. ':' .. row.name, kind, used + asked - limit, second, now))
     end
   end
-  for _, window in ipairs(windows) do
-    check_window(window, 'r', 'rpm', window.rpm, window.requests, 1, 1)
-    check_window(window, 't', 'tpm', window.tpm, window.tokens, asked.tokens, hold.tokens)
-  end
-  if parallel and in_flight >= parallel then
-    in_the_way('parallel', false, parallel == 0 and 'never' or 'wait', parallel, in_flight, 1, parallel == 0 and -1 or 1000)
-  end
-  for _, budget in ipairs(budgets) do
-    local name, limit, spent = budget.scope .. 'budget', budget.limit, budget.spent
-    if not limit then
-      spent = 0
-    elseif limit > 0 and asked.nanos > limit then
-      in_the_way(name, budget.entry, 'never', limit, spent + budget.held, asked.nanos, -1)
-    elseif spent + hold.nanos > limit or spent >= limit and hold.costs then
-      in_the_way(name, budget.entry, 'stop', limit, spent, hold.nanos, budget.ends and budget.ends - now or -1)
-    elseif spent + budget.held + hold.nanos > limit then
-      in_the_way(name, budget.entry, 'wait', limit, spent + budget.held, hold.nanos, 2000)
+  local function check_budget(row, limit, spent, ends)
+    if limit > 0 and least_nanos > limit then
+      in_the_way(row, 'budget', 'never', limit, spent + row.held, least_nanos, -1)
+    elseif spent + nanos > limit or spent >= limit and costs then
+      in_the_way(row, 'budget', 'stop', limit, spent, nanos, ends < 0 and -1 or ends - now)
+    elseif spent + row.held + nanos > limit then
+      in_the_way(row, 'budget', 'wait', limit, spent + row.held, nanos, 2000)
     end
+  end
+  for _, row in ipairs(rows) do
+    check_window(row, 'rpm', 0, row.rpm, row.requests, 1, 1)
+    check_window(row, 'tpm', 61, row.tpm, row.tokens, least_tokens, tokens)
+    if row.parallel == 0 then in_the_way(row, 'parallel', 'never', 0, row.running, 1, -1) end
+    if row.parallel > 0 and row.running >= row.parallel then
+      in_the_way(row, 'parallel', 'wait', row.parallel, row.running, 1, 1000)
+    end
+    if row.budget >= 0 then check_budget(row, row.budget, row.spent, row.ends < 0 and rows[1].ends or row.ends) end
   end
   return reply
 end

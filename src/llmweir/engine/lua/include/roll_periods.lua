@@ -1,36 +1,30 @@
 --- @include period_end
+--- @include with_budget
 -- Ends the budget periods that are over: spend starts again from 0 and the period gets a new number, so that what was
 -- held in the old one is not taken from the new. A model's budget without a duration of its own follows the user's.
 local function roll_periods(record, now)
-  local flat, use = call('HGETALL', record .. SUFFIX.use), {}
-  for index = 1, #flat, 2 do use[flat[index]] = flat[index + 1] end
-  local write, gone = {}, { '' }
-  local function put(field, text)
-    write[#write + 1], write[#write + 2] = field, text
+  local use = record .. SUFFIX.use
+  local function restart(field, text, duration, anchor)
+    local period = string.match(text, ' (%d+) %S+$')
+    local ends = duration and period_end(duration, anchor + 0, now) or -1
+    call('HSET', use, field, with_budget(text, 0, 0, period + 1, ends))
   end
-  local function restart(entry)
-    put('bs:' .. entry, '0')
-    put('bh:' .. entry, '0')
-    put('bp:' .. entry, (use['bp:' .. entry] or 0) + 1)
+  local function over(text) return string.match(text, '%S+$') + 0 >= 0 and string.match(text, '%S+$') + 0 <= now end
+  local flat, user = call('HGETALL', use), call('HGET', use, 'u')
+  local rolls = user and over(user)
+  if rolls then
+    restart('u', user, unpack(call('HMGET', record, 'bd', 'ba')))
+    call('HDEL', use, 'sm', 'j')
   end
-  local user_ends = use.e and now >= tonumber(use.e)
-  if user_ends then
-    local duration, anchor = unpack(call('HMGET', record, 'bd', 'ba'))
-    put('s', '0') put('h', '0') put('j', '0')
-    put('p', (use.p or 0) + 1)
-    put('e', period_end(duration, tonumber(anchor), now))
-    gone[#gone + 1] = 'sm'
-  end
-  for field, value in pairs(use) do
-    local family, name = string.match(field, '^(%l+):(.*)$')
-    if family == 's' and user_ends then gone[#gone + 1] = field end
-    if family == 'bs' and user_ends and not use['be:' .. name] then restart(name) end
-    if family == 'be' and now >= tonumber(value) then
-      local duration, anchor = string.match(call('HGET', record, 'b:' .. name) or '', '^%d+ (%w+) (%d+)$')
-      restart(name)
-      if duration then put(field, period_end(duration, tonumber(anchor), now)) else gone[#gone + 1] = field end
+  for index = 1, #flat, 2 do
+    local field, text = flat[index], flat[index + 1]
+    local family, entry = string.match(field, '^([ms]):(.*)$')
+    if family == 's' and rolls then
+      call('HDEL', use, field)
+    elseif family == 'm' and over(text) then
+      restart(field, text, string.match(call('HGET', record, 'b:' .. entry) or '', '^%d+ (%w+) (%d+)$'))
+    elseif family == 'm' and rolls and string.find(text, ' %-1$') then
+      restart(field, text)
     end
   end
-  if #write > 0 then call('HSET', record .. SUFFIX.use, unpack(write)) end
-  call('HDEL', record .. SUFFIX.use, unpack(gone))
 end

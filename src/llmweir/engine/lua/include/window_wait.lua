@@ -1,16 +1,18 @@
--- How long, in ms, until an opened window has room for `asked` more under `limit`, if nothing else comes:
--- the first second in which enough of the oldest slots have left. `kind` is 'r' for requests, 't' for tokens.
-local function window_wait(window, kind, limit, asked, now)
-  local excess = (kind == 'r' and window.requests or window.tokens) + asked - limit
-  local first, fields = window.second - 60, {}
-  for second = first, window.second do fields[#fields + 1] = kind .. second % 61 end
-  local slots = call('HMGET', window.key, unpack(fields))
-  -- The ring still holds what has left the span: the slots after the last one written, and the running one's old turn.
-  for second = window.last_second + 1, window.second do slots[second - first + 1] = 0 end
-  if window.restart then slots = { [61] = window.slot_tokens } end
-  for index = 1, 61 do
-    excess = excess - (slots[index] or 0)
-    if excess <= 0 then return (first + index - 1 + 61) * 1000 - now end
+-- How long, in ms, until `excess` of what the window of a row has counted has left it, if nothing else comes: the
+-- first second in which enough of the oldest slots have gone. `kind` is 0 for requests, 61 for tokens: where slots lie.
+local function window_wait(row, ring, kind, excess, second, now)
+  local oldest, moved, fields, slots = second - 60, row.moved, {}, {}
+  if not moved or moved.left then
+    for slot = oldest, second do fields[#fields + 1] = slot % 61 + kind end
+    slots = call('HMGET', ring, unpack(fields))
   end
-  return (window.second + 61) * 1000 - now
+  if moved and moved.left then -- but that is not written: the ring does not know yet
+    for passed = moved.last + 1, second do slots[passed - oldest + 1] = 0 end
+    slots[moved.last - oldest + 1] = kind == 0 and moved.requests or moved.tokens
+  end
+  for index = 1, 60 do
+    excess = excess - (slots[index] or 0)
+    if excess <= 0 then return (oldest + index - 1 + 61) * 1000 - now end
+  end
+  return (second + 61) * 1000 - now
 end
