@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import httpx
 import msgspec
@@ -203,10 +203,13 @@ def chat_events(words: tuple[str, ...] = ("hello ", "there ", "you"), *, usage: 
 
 async def speak(seen: Seen, send: Send) -> None:
     """Answers as a provider would, whatever it is asked: chat, responses, embeddings, messages, Gemini."""
-    body = seen.json() if seen.body else {}
     path = seen.path.lower()
+    is_form = path.endswith("/transcriptions")
+    body = seen.json() if seen.body and not is_form else {}
     stream = body.get("stream") is True or path.endswith(":streamgeneratecontent")
-    if "messages" in path and "chat" not in path:
+    if is_form:
+        answer = plain({"text": "hello", "usage": RESPONSES_ANSWER["usage"]})
+    elif "messages" in path and "chat" not in path:
         answer = streamed(*named_sse(*ANTHROPIC_EVENTS)) if stream else plain(ANTHROPIC_ANSWER)
     elif "generatecontent" in path:
         answer = streamed(*sse(GEMINI_ANSWER)) if stream else plain(GEMINI_ANSWER)
@@ -328,7 +331,7 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> Served:
+    async def __aenter__(self) -> Self:
         # By its protocol asyncio knows that Nagle's algorithm is to be off.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
@@ -346,10 +349,9 @@ class Served:
         for server in self._server.servers:
             server.close()
         for connection in list(self._server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
         async with asyncio.timeout(PATIENCE_S):
-            while self._server.server_state.tasks:
-                await asyncio.sleep(0)
+            await asyncio.gather(*self._server.server_state.tasks, return_exceptions=True)
             await self._server.lifespan.shutdown()
 
 
@@ -388,9 +390,7 @@ class Stage:
         assert not isinstance(decision, (CallerRefused, AliasOf)), decision
         stood = decision.standing
         if "limit" not in decision.__struct_fields__:
-            await self.weir.engine.store.settle(
-                Settlement(request_id=ask.request_id, user_id=user_id, cancelled=True)
-            )
+            await self.weir.engine.store.settle(Settlement(request_id=ask.request_id, user_id=user_id, cancelled=True))
             stood = msgspec.structs.replace(stood, rpm_used=stood.rpm_used - 1)
         return msgspec.structs.replace(stood, parallel_used=self.leases(user_id))
 
@@ -412,7 +412,9 @@ class Stage:
         """Waits until every settlement has reached the store."""
         await self.weir.engine.store.drain()
 
-    async def chat(self, key: str, *, path: str = "/v1/chat/completions", headers: Any = (), **body: Any) -> httpx.Response:
+    async def chat(
+        self, key: str, *, path: str = "/v1/chat/completions", headers: Any = (), **body: Any
+    ) -> httpx.Response:
         content = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **body}
         return await self.http.post(path, json=content, headers={"authorization": f"Bearer {key}", **dict(headers)})
 

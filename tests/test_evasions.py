@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
 from tests.harness import (
     CHAT_USAGE,
     COST_NANOS,
@@ -36,6 +35,8 @@ from tests.harness import (
     statuses,
     streamed,
 )
+
+from llmweir.durations import parse
 
 UrlOf = Callable[[str], str]
 Place = Callable[..., AbstractAsyncContextManager[Stage]]
@@ -100,7 +101,7 @@ BODIES: dict[str, Tried] = {
     "two models, both the same": Tried(request(CHAT[:-1] + b',"model":"gpt-4o"}'), (400,)),
     "a model in another letter case": Tried(request(CHAT[:-1] + b',"Model":"gpt-4o-mini"}'), (400,)),
     "a model in other letters of the same case fold": Tried(
-        request('{"ſtream":true,"model":"gpt-4o","messages":[]}'.encode()), (400,)
+        request('{"\u017ftream":true,"model":"gpt-4o","messages":[]}'.encode()), (400,)
     ),
     "two bounds": Tried(request(CHAT[:-1] + b',"max_tokens":5,"max_tokens":500000}'), (400,)),
     "two streams": Tried(request(CHAT[:-1] + b',"stream":false,"stream":true}'), (400,)),
@@ -183,8 +184,8 @@ HEADERS: dict[str, Tried] = {
     "no length, no chunks": Tried(request(CHAT, length=False), (400,)),
     "another method by a header": Tried(request(CHAT, b"x-http-method-override: GET"), (400,)),
     "a free method, overridden": Tried(
-        request(line=b"GET /v1/models/gemini-2.5-flash:generateContent HTTP/1.1",
-                *(b'{"contents":[]}', b"x-http-method-override: POST")), (400,)),
+        request(b'{"contents":[]}', b"x-http-method-override: POST",
+                line=b"GET /v1/models/gemini-2.5-flash:generateContent HTTP/1.1"), (400,)),
     "HTTP/1.0": Tried(request(line=LINE.replace(b"1.1", b"1.0")), (200,)),
     "HTTP/0.9": Tried(b"POST /v1/chat/completions\r\n\r\n", (400, 401)),
     "HTTP/2.0 by its line": Tried(request(line=LINE.replace(b"1.1", b"2.0")), (200, 400)),
@@ -267,6 +268,49 @@ async def test_an_evasion_is_refused_or_counted(stage: Stage, sent: bytes, expec
             assert seen.body.count(b'"model"') == 1
 
 
+def form(*parts: bytes, ending: bytes = b"--b--\r\n") -> bytes:
+    file = b'Content-Disposition: form-data; name="file"; filename="a.mp3"\r\n\r\nsound'
+    return b"".join(b"--b\r\n" + part + b"\r\n" for part in (*parts, file)) + ending
+
+
+def part(name: bytes, value: bytes, *headers: bytes) -> bytes:
+    disposition = b'Content-Disposition: form-data; name="' + name + b'"'
+    return b"\r\n".join([disposition, *headers, b"", value])
+
+
+MODEL = part(b"model", b"gpt-4o")
+BOUNDARY = b"content-type: multipart/form-data; boundary=b"
+FORMS: dict[str, tuple[bytes, bytes, int]] = {
+    "as it should be": (form(MODEL), BOUNDARY, 200),
+    "two models": (form(MODEL, part(b"model", b"gpt-4o-mini")), BOUNDARY, 400),
+    "two models, one in another case": (form(MODEL, part(b"Model", b"gpt-4o-mini")), BOUNDARY, 400),
+    "two models, one a list": (form(MODEL, part(b"model[]", b"gpt-4o-mini")), BOUNDARY, 400),
+    "two models, one a file": (form(MODEL, part(b'model"; filename="x', b"gpt-4o-mini")), BOUNDARY, 400),
+    "two models, one by an extended name": (form(MODEL, part(b"x\"; name*=utf-8''model; y=\"", b"o1")), BOUNDARY, 400),
+    "no model": (form(), BOUNDARY, 400),
+    "a model in another coding": (form(part(b"model", b"Z3B0", b"Content-Transfer-Encoding: base64")), BOUNDARY, 400),
+    "two boundaries": (form(MODEL), BOUNDARY + b"; boundary=c", 415),
+    "no boundary": (form(MODEL), b"content-type: multipart/form-data", 415),
+    "another boundary": (form(MODEL), b"content-type: multipart/form-data; boundary=c", 400),
+    "cut off": (form(MODEL, ending=b""), BOUNDARY, 400),
+    "JSON": (CHAT, b"content-type: application/json", 415),
+    "a form in the query's coding": (b"model=gpt-4o", FORM, 415),
+}
+
+
+@pytest.mark.parametrize(("body", "content_type", "status"), FORMS.values(), ids=FORMS)
+async def test_a_form_is_read_for_certain_or_refused(
+    stage: Stage, body: bytes, content_type: bytes, status: int
+) -> None:
+    key = (await stage.user("ann", models=["gpt-4o"])).encode()
+    sent = request(body, content_type, line=b"POST /v1/audio/transcriptions HTTP/1.1").replace(KEY, key)
+    assert statuses(await stage.raw(sent)) == [status]
+    await stage.idle()
+    passed = int(status == 200)
+    assert [seen.body for seen in stage.seen] == [body] * passed
+    assert await stage.used("ann") == (passed, TOKENS * passed, 0)
+
+
 async def test_a_refused_body_is_not_read_as_the_next_request(stage: Stage) -> None:
     key = (await stage.user("ann", rpm_limit=1)).encode()
     inner = request().replace(KEY, key)
@@ -335,16 +379,15 @@ async def test_headers_of_ours_that_the_caller_sends_are_removed(valkey: str, tm
 async def test_a_websocket_in_front_is_refused(valkey: str, tmp_path: Path) -> None:
     async with staged(valkey, tmp_path) as stage:
         key = (await stage.user("ann")).encode()
-        upgrade = (b"GET /v1/realtime?model=gpt-4o HTTP/1.1\r\nhost: gate\r\nupgrade: websocket\r\n"
-                   b"connection: upgrade\r\nsec-websocket-version: 13\r\n"
-                   b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nauthorization: Bearer " + key + b"\r\n\r\n")  # fmt: skip
+        head = [b"GET /v1/realtime?model=gpt-4o HTTP/1.1", b"host: gate", b"upgrade: websocket"]
+        head += [b"connection: upgrade", b"sec-websocket-version: 13", b"authorization: Bearer " + key]
+        upgrade = b"\r\n".join([*head, b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", b"", b""])
         received = await stage.raw(upgrade, patience_s=1)
         assert statuses(received) == [403]
         assert stage.seen == []
 
 
 KEY_STATES: dict[str, tuple[dict[str, Any], int, str]] = {
-    "expired": ({"auto_create_key": True, "duration": "1s"}, 401, "invalid_api_key"),
     "of a blocked user": ({"blocked": True}, 403, "user_blocked"),
     "of a viewer": ({"user_role": "internal_user_viewer"}, 403, "role_not_allowed"),
 }
@@ -354,21 +397,23 @@ KEY_STATES: dict[str, tuple[dict[str, Any], int, str]] = {
 async def test_a_key_that_is_no_longer_good_lets_nobody_in(
     stage: Stage, fields: dict[str, Any], status: int, code: str
 ) -> None:
-    await stage.user("ann")
-    fields = dict(fields)
-    users = stage.weir.engine.users
-    key = (await users.mint_key("ann")).secret
+    key = await stage.user("ann")
     assert (await stage.chat(key)).status_code == 200
-    if fields.pop("auto_create_key", False):
-        from llmweir.durations import parse
-
-        key = (await users.mint_key("ann", life=parse(fields["duration"]))).secret
-        later_ms = 2_000_000_000_000
-        stage.weir.engine.store._clock = lambda: later_ms
-    else:
-        await stage.update("ann", **fields)
+    await stage.update("ann", **fields)
     refused = await stage.chat(key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert len(stage.seen) == 1
+
+
+async def test_an_expired_key_lets_nobody_in(stage: Stage) -> None:
+    await stage.user("ann")
+    users, store = stage.weir.engine.users, stage.weir.engine.store
+    users._clock = store._clock = lambda: 1_800_000_000_000
+    key = (await users.mint_key("ann", life=parse("1s"))).secret
+    assert (await stage.chat(key)).status_code == 200
+    store._clock = lambda: 1_800_000_001_000
+    refused = await stage.chat(key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert len(stage.seen) == 1
 
 
@@ -491,7 +536,9 @@ WORDS = ("twelve bytes",) * 10
 PRODUCED = between(30 + 5, 30 + 40)
 """What such an answer is charged where its usage is not known: its own text, and the few words of the question."""
 ABSURD: dict[str, Any] = {"prompt_tokens": -5, "completion_tokens": 10**12, "total_tokens": "many"}
-TWICE = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1},"usage":' + json.dumps(CHAT_USAGE).encode() + b"}"
+TWICE = (
+    b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1},"usage":' + json.dumps(CHAT_USAGE).encode() + b"}"
+)
 GZIP = {"content-encoding": "gzip"}
 
 
@@ -510,7 +557,9 @@ UPSTREAMS: dict[str, tuple[bool, Answer, Callable[[int], bool]]] = {
     "no usage, streamed": (True, streamed(*chat_events(WORDS, usage=False)), PRODUCED),
     "absurd usage": (False, plain(chat_answer(ABSURD, "".join(WORDS))), PRODUCED),
     "absurd usage, streamed": (
-        True, streamed(*chat_events(WORDS, usage=False)[:-1], *sse({"choices": [], "usage": ABSURD}, "[DONE]")), PRODUCED,
+        True,
+        streamed(*chat_events(WORDS, usage=False)[:-1], *sse({"choices": [], "usage": ABSURD}, "[DONE]")),
+        PRODUCED,
     ),
     "usage twice": (False, plain(TWICE), exactly(TOKENS)),
     "usage twice, streamed": (
@@ -518,7 +567,7 @@ UPSTREAMS: dict[str, tuple[bool, Answer, Callable[[int], bool]]] = {
     ),
     "usage that grows": (
         True,
-        streamed(*sse({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}), *chat_events(usage=True)),
+        streamed(*sse({"choices": [], "usage": {"prompt_tokens": 1, "total_tokens": 2}}), *chat_events(usage=True)),
         exactly(TOKENS),
     ),
     "not JSON": (False, plain(b"x" * 120), PRODUCED),

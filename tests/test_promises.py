@@ -21,7 +21,7 @@ from typing import Any, Self
 import hiredis
 import httpx
 import pytest
-
+import redis
 from tests.harness import (
     COST_NANOS,
     MASTER_KEY,
@@ -29,7 +29,6 @@ from tests.harness import (
     TOKENS,
     Seen,
     Served,
-    Send,
     Stage,
     Upstream,
     around,
@@ -43,6 +42,8 @@ from tests.harness import (
     staged,
     statuses,
 )
+
+from llmweir.traffic.asgi import Send
 
 UrlOf = Callable[[str], str]
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
@@ -153,7 +154,7 @@ async def test_p1_a_request_is_one_script_call_before_the_app_and_one_after(
 
 
 async def test_p1_callers_the_app_names_cost_the_same(recorded: RecordingProxy, tmp_path: Path) -> None:
-    settings = {"identify": lambda scope: "bob", "default_user": {"rpm_limit": 100}}
+    settings: dict[str, Any] = {"identify": lambda scope: "bob", "default_user": {"rpm_limit": 100}}
     async with around(recorded.url, tmp_path, answer=noting(recorded), **settings) as stage:
         await stage.http.post("/v1/chat/completions", json=CHAT)
         commands = await commands_of(stage, recorded, lambda: stage.http.post("/v1/chat/completions", json=CHAT))
@@ -201,6 +202,7 @@ REFUSED_WHEN_FULL: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = REFUS
     "tokens of the model used up": ({"model_tpm_limit": {"gpt-*": TOKENS + 5}, "rpm_limit": 100}, {}, 429),
     "budget spent": ({"max_budget": COST_NANOS / 1e9, "rpm_limit": 100}, {}, 429),
     "budget of the model spent": ({"model_max_budget": {"gpt-4o": COST_NANOS / 1e9}, "rpm_limit": 100}, {}, 429),
+    "can never fit": ({"tpm_limit": 1000, "rpm_limit": 90, "max_budget": 9}, {"max_tokens": 2000}, 429),
     "cache control": ({"allowed_cache_controls": ["ttl"]}, {"cache": {"no-cache": True}}, 403),
     "role": ({"user_role": "internal_user_viewer"}, {}, 403),
 }
@@ -239,9 +241,7 @@ async def test_p2_of_many_at_once_exactly_the_limit_passes_and_only_that_is_coun
 # P4, seen from outside: what is held while a request runs is what the headers and the store say.
 
 
-async def test_p4_tokens_and_money_are_held_while_the_app_runs_and_corrected_after(
-    valkey: str, tmp_path: Path
-) -> None:
+async def test_p4_tokens_and_money_are_held_while_the_app_runs_and_corrected_after(valkey: str, tmp_path: Path) -> None:
     go = asyncio.Event()
     async with staged(valkey, tmp_path, answer=held(go, plain(b"{}"))) as stage:
         key = await stage.user("ann", tpm_limit=10**6, max_budget=10)
@@ -459,7 +459,9 @@ async def test_p8_an_alias_and_what_is_handed_on_change_with_the_next_request(va
 
 # P10: honest answers.
 
-LIMIT_HEADERS = {f"x-ratelimit-{part}-{kind}" for part in ("limit", "remaining", "reset") for kind in ("requests", "tokens")}
+LIMIT_HEADERS = {
+    f"x-ratelimit-{part}-{kind}" for part in ("limit", "remaining", "reset") for kind in ("requests", "tokens")
+}
 ANTHROPIC_HEADERS = {
     f"anthropic-ratelimit-{kind}-{part}" for part in ("limit", "remaining", "reset") for kind in ("requests", "tokens")
 }
@@ -483,9 +485,7 @@ async def test_p10_every_answer_says_where_the_limits_stand(
     async with staged(valkey, tmp_path) as stage:
         limits = {"rpm_limit": 2, "tpm_limit": 30_000, "max_budget": 1.5, "budget_duration": "30d"}
         key = await stage.user("ann", **limits)
-        answers = [
-            await stage.http.post(path, json=body, headers={"authorization": f"Bearer {key}"}) for _ in range(3)
-        ]
+        answers = [await stage.http.post(path, json=body, headers={"authorization": f"Bearer {key}"}) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         expected = LIMIT_HEADERS | BUDGET_HEADERS | {"x-llmweir-budget-reset", "ratelimit", "ratelimit-policy"}
         if path == "/v1/messages":
@@ -541,6 +541,23 @@ async def test_p10_waiting_as_long_as_told_is_enough_and_not_much_too_long(valke
         assert (await stage.chat(key)).status_code == 429
         now_ms += 1_001
         assert (await stage.chat(key)).status_code == 200
+
+
+async def test_p10_a_store_that_refuses_commands_is_a_503_and_nothing_passes(valkey: str, tmp_path: Path) -> None:
+    async with staged(valkey, tmp_path) as stage:
+        key = await stage.user("ann", rpm_limit=10)
+        await stage.chat(key)
+        await stage.idle()
+        with redis.from_url(valkey) as client:
+            client.config_set("maxmemory", 1)
+            try:
+                refused = await stage.chat(key)
+            finally:
+                client.config_set("maxmemory", 0)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+        assert refused.headers["retry-after"] == "1"
+        assert (await stage.chat(key)).status_code == 200
+        assert len(stage.seen) == 2
 
 
 # P12: nothing slips by.

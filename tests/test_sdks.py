@@ -14,7 +14,6 @@ import pytest
 from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types as genai_types
-
 from tests.harness import (
     COST_NANOS,
     INPUT_TOKENS,
@@ -256,9 +255,7 @@ async def test_openai_raises_what_the_table_says(
     key = await used_up(stage, fields, "/v1/chat/completions", asked)
     async with openai_client(stage, key) as client:
         with pytest.raises(OPENAI_ERRORS[status]) as raised:
-            await client.chat.completions.create(
-                model=body.get("model", "gpt-4o"), messages=MESSAGES, extra_body=body
-            )
+            await client.chat.completions.create(model=body.get("model", "gpt-4o"), messages=MESSAGES, extra_body=body)
     error: Any = raised.value
     assert (error.status_code, error.type, error.code) == (status, kind, code)
     assert error.request_id == error.response.headers["x-request-id"]

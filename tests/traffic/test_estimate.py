@@ -17,7 +17,12 @@ KNOWN = Rates(input=2_500_000, output=10_000_000, max_output_tokens=4096)
 
 
 def hold(
-    reserve: Reserve, *, rates: Rates | None = RATES, free: bool = False, estimator: Estimator | None = None, **facts: int
+    reserve: Reserve,
+    *,
+    rates: Rates | None = RATES,
+    free: bool = False,
+    estimator: Estimator | None = None,
+    **facts: int,
 ) -> Hold:
     estimator = estimator or Estimator(reserve, 1024)
     return estimator.hold(RequestFacts("gpt-4o", **facts), "ann", "gpt-4o", rates, free)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ def stands(**fields: int) -> Standing:
     return msgspec.structs.replace(NO_LIMITS, **fields)
 
 
-def rendered(dialect: Dialect = "openai", **fields: int) -> dict[str, str]:
+def rendered(dialect: Dialect = "openai", /, **fields: int) -> dict[str, str]:
     headers = standing_headers(stands(**fields), dialect)
     names = [name for name, _ in headers]
     assert len(names) == len(set(names))
@@ -138,9 +138,7 @@ BUDGETS = {
 
 
 @pytest.mark.parametrize(("stood", "shown"), BUDGETS.values(), ids=BUDGETS)
-def test_the_tighter_budget_is_shown_in_dollars(
-    stood: tuple[int, ...], shown: tuple[str, str, str | None]
-) -> None:
+def test_the_tighter_budget_is_shown_in_dollars(stood: tuple[int, ...], shown: tuple[str, str, str | None]) -> None:
     names = (
         "budget_limit_nanos", "budget_used_nanos", "budget_reset_ms",
         "model_budget_limit_nanos", "model_budget_used_nanos", "model_budget_reset_ms",

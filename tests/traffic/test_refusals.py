@@ -108,33 +108,45 @@ def test_a_limit_refuses_as_the_table_says(
 MESSAGES = {
     "the documentation's own": (
         refused("tpm", "wait", 3890),
-        "Rate limit reached for gpt-4o for user alice on tokens per min (TPM): limit 30000, used 28039, "
-        "requested 3906. Please try again in 3.89s.",
+        (
+            "Rate limit reached for gpt-4o for user alice on tokens per min (TPM): limit 30000, used 28039, "
+            "requested 3906. Please try again in 3.89s."
+        ),
     ),
     "no model": (
         refused("rpm", "wait", 500, limit=1, used=1, asked=1, model=""),
-        "Rate limit reached for user alice on requests per min (RPM): limit 1, used 1, requested 1. "
-        "Please try again in 500ms.",
+        (
+            "Rate limit reached for user alice on requests per min (RPM): limit 1, used 1, requested 1. "
+            "Please try again in 500ms."
+        ),
     ),
     "money": (
         refused("budget", "stop", -1, limit=1_500_000_000, used=1_500_000_001, asked=2),
-        "Budget exceeded for gpt-4o for user alice on budget (USD): limit 1.5, used 1.500000001, "
-        "requested 0.000000002. It does not reset by itself.",
+        (
+            "Budget exceeded for gpt-4o for user alice on budget (USD): limit 1.5, used 1.500000001, "
+            "requested 0.000000002. It does not reset by itself."
+        ),
     ),
     "money that comes back": (
         refused("budget", "stop", 90_000_000, limit=10**9, used=10**9, asked=0),
-        "Budget exceeded for gpt-4o for user alice on budget (USD): limit 1, used 1, requested 0. "
-        "It resets in 25h0m0s.",
+        (
+            "Budget exceeded for gpt-4o for user alice on budget (USD): limit 1, used 1, requested 0. "
+            "It resets in 25h0m0s."
+        ),
     ),
     "too large": (
         refused("tpm", "never", -1, limit=10, used=0, asked=11),
-        "Request too large for gpt-4o for user alice on tokens per min (TPM): limit 10, used 0, requested 11. "
-        "It can never fit, with any wait.",
+        (
+            "Request too large for gpt-4o for user alice on tokens per min (TPM): limit 10, used 0, requested 11. "
+            "It can never fit, with any wait."
+        ),
     ),
     "nothing allowed": (
         refused("rpm", "never", -1, limit=0, used=0, asked=1),
-        "Rate limit reached for gpt-4o for user alice on requests per min (RPM): limit 0, used 0, requested 1. "
-        "It can never fit, with any wait.",
+        (
+            "Rate limit reached for gpt-4o for user alice on requests per min (RPM): limit 0, used 0, requested 1. "
+            "It can never fit, with any wait."
+        ),
     ),
 }
 

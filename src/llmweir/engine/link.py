@@ -63,6 +63,10 @@ class Link:
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """Sends a command and returns the future of its reply; it fails with StoreUnavailableError or ReplyError."""
+        return self.send(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
+
+    def send(self, packed: bytes) -> asyncio.Future[Reply]:
+        """Sends a command that is packed for the wire already, as `call` does."""
         wire = self._wire
         loop = wire.loop if wire is not None else asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
@@ -76,18 +80,24 @@ class Link:
             self._connect()
         elif not self._outgoing:
             loop.call_soon(self._flush)
-        self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
+        self._outgoing.append(packed)
         self._unsent.append(future)
         return future
 
     async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
-        """Runs a script, and heals a script cache that was flushed by sending its source once."""
+        """Runs a script, and heals a script cache that was flushed."""
+        packed = hiredis.pack_command((b"EVALSHA", script.sha, keys, *keys_and_arguments))  # type: ignore[arg-type]
+        return await self.run_packed(script, packed)
+
+    async def run_packed(self, script: Script, packed: bytes) -> Reply:
+        """Runs a script whose call is packed already, and heals a script cache that was flushed."""
         try:
-            return await self.call(b"EVALSHA", script.sha, keys, *keys_and_arguments)
+            return await self.send(packed)
         except ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-        return await self.call(b"EVAL", script.source, keys, *keys_and_arguments)
+        self.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
+        return await self.send(packed)
 
     def _flush(self) -> None:
         """Writes all that was issued in one event-loop turn."""
@@ -177,6 +187,12 @@ class Link:
         for future in unsent:
             if not future.done():
                 future.set_exception(self._down)
+
+
+def _ignore(future: asyncio.Future[Reply]) -> None:
+    """Takes note of an error, so that nobody is told that nobody did."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _Wire(asyncio.Protocol):

@@ -25,6 +25,7 @@ from llmweir.decision import (
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import AliasOf, Ask, Settlement, SoftBudgetCrossed
 from llmweir.engine.link import Argument, Link, Reply
+from llmweir.engine.packing import Blank, template
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
 
@@ -32,6 +33,7 @@ _log = logging.getLogger("llmweir.store")
 _MOST_KNOWN_KEYS = 100_000
 _MOST_PROFILES = 20_000
 _MOST_ALIASES = 20_000
+_MOST_TEMPLATES = 20_000
 _UNKNOWN_KEY_TTL_S = 1.0
 
 
@@ -59,6 +61,8 @@ class Store:
         self._unknown_keys: Remembered[str, float] = Remembered(_MOST_KNOWN_KEYS)
         self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)
         self._aliases: Remembered[tuple[str, str], str] = Remembered(_MOST_ALIASES)
+        self._admissions: Remembered[tuple[str, str, str, str, str, bytes], bytes] = Remembered(_MOST_TEMPLATES)
+        self._settlements: Remembered[tuple[str, bool, bool], bytes] = Remembered(_MOST_TEMPLATES)
         self._in_flight: dict[str, tuple[str, float]] = {}
         self._unanswered: set[asyncio.Future[Reply]] = set()
         self._undelivered: deque[Settlement] = deque()
@@ -106,32 +110,10 @@ class Store:
 
         Asked twice with one request id it counts once. Raises StoreUnavailableError.
         """
-        user = keys.user_keys(ask.user_id)
         profile = self._profiles.get(ask.user_id)
+        packed = self._pack_admission(ask, profile[0] if profile is not None else b"")
         try:
-            reply = await self.link.run(
-                self._admit,
-                user.record,
-                user.use,
-                user.window,
-                user.leases,
-                user.doc,
-                ask.request_id,
-                self.now_argument,
-                ask.key_hash,
-                ask.default_digest,
-                ask.model,
-                ask.target,
-                ask.asked_tokens,
-                ask.hold_tokens,
-                ask.asked_nanos,
-                ask.hold_nanos,
-                self._lease_ttl_ms,
-                self._memo_ttl_ms,
-                profile[0] if profile is not None else b"",
-                ask.cache_controls,
-                keys=5,
-            )
+            reply = await self.link.run_packed(self._admit, packed)
         except (StoreUnavailableError, asyncio.CancelledError):
             # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
             self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
@@ -144,6 +126,22 @@ class Store:
         if isinstance(decision, AliasOf):
             self._aliases[(ask.user_id, ask.model)] = decision.model
         return decision
+
+    def _pack_admission(self, ask: Ask, version: bytes) -> bytes:
+        constant = (ask.user_id, ask.key_hash, ask.model, ask.target, ask.default_digest, version)
+        packed = self._admissions.get(constant)
+        if packed is None:
+            user = keys.user_keys(ask.user_id)
+            packed = self._admissions[constant] = template(
+                *(b"EVALSHA", self._admit.sha, 5, user.record, user.use, user.window, user.leases, user.doc),
+                *(Blank.TEXT, Blank.TEXT, ask.key_hash, ask.default_digest, ask.model, ask.target),
+                *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, Blank.NUMBER),
+                *(self._lease_ttl_ms, self._memo_ttl_ms, version, Blank.TEXT),
+            )
+        request_id, controls = ask.request_id.encode(), ask.cache_controls.encode()
+        now = b"%d" % self._clock() if self._clock is not None else b""
+        holds = (ask.asked_tokens, ask.hold_tokens, ask.asked_nanos, ask.hold_nanos)
+        return packed % (len(request_id), request_id, len(now), now, *holds, len(controls), controls)
 
     async def authorise(
         self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = ""
@@ -178,26 +176,23 @@ class Store:
         when Redis answers.
         """
         self._in_flight.pop(settlement.request_id, None)
-        return self._send_settlement(settlement, b"EVALSHA", self._settle.sha)
-
-    def _send_settlement(self, settlement: Settlement, how: bytes, script: Argument) -> asyncio.Future[Reply]:
-        user = keys.user_keys(settlement.user_id)
-        future = self.link.call(
-            how,
-            script,
-            2,
-            user.record,
-            user.leases,
-            settlement.request_id,
-            settlement.input_tokens,
-            settlement.output_tokens,
-            settlement.cost_nanos,
-            int(settlement.failed),
-            int(settlement.cancelled),
-        )
+        future = self.link.send(self._pack_settlement(settlement))
         self._unanswered.add(future)
         future.add_done_callback(partial(self._settled, settlement))
         return future
+
+    def _pack_settlement(self, settlement: Settlement) -> bytes:
+        constant = (settlement.user_id, settlement.failed, settlement.cancelled)
+        packed = self._settlements.get(constant)
+        if packed is None:
+            user = keys.user_keys(settlement.user_id)
+            packed = self._settlements[constant] = template(
+                *(b"EVALSHA", self._settle.sha, 2, user.record, user.leases, Blank.TEXT),
+                *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, int(settlement.failed), int(settlement.cancelled)),
+            )
+        request_id = settlement.request_id.encode()
+        used = (settlement.input_tokens, settlement.output_tokens, settlement.cost_nanos)
+        return packed % (len(request_id), request_id, *used)
 
     async def renew(self, *, older_than_s: float) -> None:
         """Renews the leases of all requests in flight that were admitted longer ago than `older_than_s`."""
@@ -238,9 +233,19 @@ class Store:
         elif isinstance(error, StoreUnavailableError):
             self._undelivered.append(settlement)
         elif str(error).startswith("NOSCRIPT"):
-            self._send_settlement(settlement, b"EVAL", self._settle.source)
+            self.link.call(b"SCRIPT", b"LOAD", self._settle.source).add_done_callback(
+                lambda loaded: self._reloaded(settlement, loaded)
+            )
         else:
             _log.error("settlement_refused error=%r", str(error))
+
+    def _reloaded(self, settlement: Settlement, loaded: asyncio.Future[Reply]) -> None:
+        """Sends a settlement again once its script is back in the cache; a script that is refused stays refused."""
+        if loaded.cancelled() or loaded.exception() is not None:
+            self._undelivered.append(settlement)
+            _log.error("script_refused name=%s", self._settle.name)
+        else:
+            self.settle(settlement)
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, deque()

@@ -14,6 +14,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -52,6 +53,7 @@ class User(msgspec.Struct, frozen=True):
     keys: tuple[KeyRow, ...]
 
 
+@lru_cache(maxsize=4096)
 def hash_key(secret: str) -> str:
     """Hashes an API key as the store knows it: SHA-256 in 43 characters, so that a record stays compact."""
     return urlsafe_b64encode(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())[:-1].decode()

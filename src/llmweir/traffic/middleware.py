@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
@@ -14,6 +15,7 @@ import msgspec
 
 from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Refusal, Standing
 from llmweir.engine.asks import AliasOf, Ask
+from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.engine.users import hash_key
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
@@ -31,6 +33,7 @@ from llmweir.traffic.paths import Route, dialect_of, replace_model
 from llmweir.traffic.proxy import UpstreamBrokenError, UpstreamUnavailableError
 from llmweir.traffic.rules import PathRules
 
+_log = logging.getLogger("llmweir.gate")
 _NO_FACTS = RequestFacts("")
 _NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
@@ -125,7 +128,9 @@ class Gate:
                 await _answer(request, refused.refusal, refused.standing)
             except UnreadableRequestError as error:
                 await _answer(request, refusal_of(error), None)
-            except StoreUnavailableError:
+            except (StoreUnavailableError, ReplyError) as error:
+                if isinstance(error, ReplyError):
+                    _log.error("store_refused error=%r", str(error))
                 await _answer(request, refusals.STORE_UNAVAILABLE, None)
             except UpstreamUnavailableError as error:
                 await _answer(request, refusals.upstream_unavailable(error.status), None)
@@ -158,7 +163,7 @@ class Gate:
         """Finds out who is calling; False for the master key, Refused for nobody."""
         request.head = self._heads.read(request.scope["headers"])
         if request.head.upgrades and not self._options.accept_websockets:
-            raise UnreadableRequestError(403, "websocket_not_metered", "WebSockets cannot be metered here.")
+            raise _websocket_refused()
         if self._identify is not None:
             named = self._identify(request.scope)
             user_id = await named if inspect.isawaitable(named) else named
@@ -287,10 +292,12 @@ class Gate:
         """Counts a WebSocket as one request that holds a slot for as long as it lasts, where they are accepted."""
         request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
         try:
-            self._rules.judge("GET", _path_of(scope), scope.get("raw_path") or b"")
-            limited = await self._recognise(request)
+            verdict = self._rules.judge("GET", _path_of(scope), scope.get("raw_path") or b"")
+            if not self._options.accept_websockets:
+                raise _websocket_refused()
+            limited = verdict.access != "open" and await self._recognise(request)
             admitted, reservation = await self._admit(request) if limited else (None, None)
-        except (Refused, UnreadableRequestError, StoreUnavailableError):
+        except (Refused, UnreadableRequestError, StoreUnavailableError, ReplyError):
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -301,6 +308,10 @@ class Gate:
         finally:
             if reservation is not None:
                 reservation.nothing()
+
+
+def _websocket_refused() -> UnreadableRequestError:
+    return UnreadableRequestError(403, "websocket_not_metered", "WebSockets cannot be metered here.")
 
 
 def _path_of(scope: Scope) -> str:

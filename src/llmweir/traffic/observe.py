@@ -26,6 +26,8 @@ from llmweir.usage import Usage
 
 _HELD_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 16 * 1024 * 1024
+_STREAMED_TYPES: Final = (b"audio/", b"video/", b"application/octet-stream", b"application/x-ndjson")
+"""What a client may use as it comes, besides event streams: speech is played before it is complete."""
 
 
 class Reservation:
@@ -213,7 +215,8 @@ class Observer:
         message = {**message, "headers": headers + self._headers}
         if self._filter is not None:
             message["headers"] = [header for header in message["headers"] if header[0] != b"content-length"]
-        if self._ok and self._format is not None and not streams and not self._asked_stream:
+        streams = streams or self._asked_stream or content_type.startswith(_STREAMED_TYPES)
+        if self._ok and self._format is not None and not streams:
             self._held_start = message
         else:
             await self._send(message)

@@ -15,7 +15,7 @@ local function decide(rows, least_tokens, tokens, least_nanos, nanos)
   for index = 1, #rows do
     local row = rows[index]
     if row.rpm >= 0 and row.requests >= row.rpm
-      or row.tpm >= 0 and tokens > 0 and row.tokens + tokens > row.tpm
+      or row.tpm >= 0 and tokens > 0 and (row.tokens + tokens > row.tpm or least_tokens > row.tpm)
       or row.parallel >= 0 and row.running >= row.parallel
       or row.budget >= 0 and (row.spent + row.held + nanos > row.budget or costs and row.spent >= row.budget) then
       return false, tokens, nanos
