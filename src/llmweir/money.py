@@ -40,9 +40,10 @@ def nanos_to_usd(nanos: int) -> int | float:
 
 def format_usd(nanos: int) -> str:
     """Spells the amount in USD, exactly and without an exponent: "0.1", "12", "0.000000001"."""
-    usd, rest = divmod(abs(nanos), NANOS_PER_USD)
-    sign = "-" if nanos < 0 else ""
-    return f"{sign}{usd}.{rest:09d}".rstrip("0") if rest else f"{sign}{usd}"
+    if nanos < 0:
+        return "-" + format_usd(-nanos)
+    usd, rest = divmod(nanos, NANOS_PER_USD)
+    return f"{usd}.{rest:09d}".rstrip("0") if rest else str(usd)
 
 
 def _as_decimal(value: object) -> Decimal:

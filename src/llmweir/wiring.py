@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from typing import Any, cast
 
 import msgspec
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
 from llmweir import __version__
 from llmweir.admin.app import AdminApi
 from llmweir.alerts import Alerts
 from llmweir.engine.asks import SoftBudgetCrossed
 from llmweir.engine.embedded import EmbeddedValkey
-from llmweir.engine.link import Link
+from llmweir.engine.link import Link, ReplyError
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.errors import InvalidValueError, StoreUnavailableError
@@ -31,6 +31,7 @@ from llmweir.traffic.lifespan import wrap_lifespan
 from llmweir.traffic.middleware import DefaultUser, Gate, GateOptions
 from llmweir.traffic.proxy import ReverseProxy
 
+_log = logging.getLogger("llmweir.engine")
 _FIRST_ANSWER_S = 5.0
 """How long the start waits for a Redis that neither answers nor refuses."""
 
@@ -63,23 +64,24 @@ class Engine:
         if settings.redis_url is not None:
             url = settings.redis_url.get_secret_value()
         else:
-            self._embedded = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
+            if self._embedded is None:
+                self._embedded = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
             url = self._embedded.url
         memo_ttl_ms = settings.memo_ttl_s * 1000
         self.link = Link(url, timeout_ms=settings.store_timeout_ms)
         self.store = Store(self.link, lease_ttl_ms=settings.lease_ttl_s * 1000, memo_ttl_ms=memo_ttl_ms)
-        self.store.on_soft_budget = self._soft_budget_crossed
+        self.store.tell_soft_budgets(self._soft_budget_crossed)
         self.users = Users(self.link, memo_ttl_ms=memo_ttl_ms)
-        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+        with contextlib.suppress(StoreUnavailableError, ReplyError, TimeoutError):
             async with asyncio.timeout(_FIRST_ANSWER_S):
                 await self.store.load_scripts()
-        self._heartbeat = asyncio.create_task(self._beat())
+        self._heartbeat = asyncio.create_task(self._beat(self.link, self.store))
 
     async def aclose(self) -> None:
         """Stops everything, the bundled Valkey last."""
         heartbeat, self._heartbeat = self._heartbeat, None
         embedded, self._embedded = self._embedded, None
-        if heartbeat is not None:
+        if heartbeat is not None and not heartbeat.done():
             heartbeat.cancel()
             await asyncio.gather(heartbeat, return_exceptions=True)
             await self.store.drain()
@@ -88,15 +90,26 @@ class Engine:
         if embedded is not None:
             await asyncio.to_thread(embedded.close)
 
-    async def _beat(self) -> None:
-        every_s = self._settings.lease_renew_s
-        while True:
-            await asyncio.sleep(every_s / 2)
-            if self._embedded is not None and not self.link.is_up:
-                with contextlib.suppress(StoreUnavailableError):
-                    await asyncio.to_thread(self._embedded.ensure_running)
-            with contextlib.suppress(StoreUnavailableError, RedisError):
-                await self.store.renew(older_than_s=every_s / 2)
+    async def _beat(self, link: Link, store: Store) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._settings.lease_renew_s / 2)
+                await self._beat_once(link, store)
+        finally:
+            if self._heartbeat is not None:  # not `aclose`, but an event loop that ends without a word
+                await link.aclose()
+
+    async def _beat_once(self, link: Link, store: Store) -> None:
+        """Renews the leases and sends what was kept; whatever Redis answers, the next beat comes."""
+        try:
+            if self._embedded is not None and not link.is_up:
+                await asyncio.to_thread(self._embedded.ensure_running)
+            store.send_kept()
+            await store.renew(older_than_s=self._settings.lease_renew_s / 2)
+        except StoreUnavailableError:
+            return  # the link has said so
+        except ReplyError as error:
+            _log.error("heartbeat_refused error=%r", str(error))
 
     def _soft_budget_crossed(self, crossed: SoftBudgetCrossed) -> None:
         self._alerts.soft_budget_crossed(crossed.user_id, crossed.spend_nanos, crossed.soft_budget_nanos)
@@ -123,6 +136,7 @@ class Weir:
         self._default_user = _default_user_of(settings)
         self._estimator = Estimator(settings.reserve, settings.default_max_output_tokens)
         self._engine = Engine(settings)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
         self._running = 0
         self._gate: App | None = None
@@ -137,7 +151,7 @@ class Weir:
         if scope["type"] == "lifespan":
             await wrap_lifespan(self._app, scope, receive, send, start=self.start, stop=self.aclose)
             return
-        if self._gate is None:
+        if self._gate is None or self._loop is not asyncio.get_running_loop():
             await self.start()
         path, root_path = scope["path"], scope.get("root_path")
         if root_path and path.startswith(root_path + "/"):
@@ -155,7 +169,13 @@ class Weir:
         return self._engine
 
     async def start(self) -> None:
-        """Starts the engine, once; the first request does so where no lifespan came before it."""
+        """Starts the engine, once; the first request does so where no lifespan came before it.
+
+        It belongs to its event loop: under another one (a test client may give each request its own) it starts anew.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._starting, self._gate, self._admin = loop, asyncio.Lock(), None, None
         async with self._starting:
             if self._gate is not None:
                 return

@@ -14,7 +14,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias, cast
+from itertools import repeat
+from typing import Protocol, TypeAlias, cast
 
 import hiredis
 import redis.asyncio as redis_asyncio
@@ -30,6 +31,19 @@ Argument: TypeAlias = "bytes | str | int"
 _log = logging.getLogger("llmweir.link")
 _NOT_ENOUGH_DATA = object()
 _LONGEST_PROBE_WAIT_S = 1.0
+
+
+class Receiver(Protocol):
+    """Whoever waits for a reply; a future is one."""
+
+    def done(self) -> bool:
+        """Whether it has had its reply, or an error instead."""
+
+    def set_result(self, reply: Reply, /) -> None:
+        """Take the reply."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take an error."""
 
 
 class ReplyError(Exception):
@@ -52,7 +66,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._down: StoreUnavailableError | None = None
         self._outgoing: list[bytes] = []
-        self._unsent: list[asyncio.Future[Reply]] = []
+        self._unsent: list[Receiver] = []
         self._closed = False
         self.on_up: Callable[[], None] | None = None
 
@@ -70,19 +84,24 @@ class Link:
         wire = self._wire
         loop = wire.loop if wire is not None else asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
+        self.post(packed, future)
+        return future
+
+    def post(self, packed: bytes, receiver: Receiver) -> None:
+        """Sends a packed command whose reply, or error, `receiver` is handed as soon as it is here."""
+        wire = self._wire
         if self._down is not None:
-            future.set_exception(self._down)
-            return future
+            receiver.set_exception(self._down)
+            return
         if len(self._unsent) + (len(wire.waiting) if wire is not None else 0) >= self._max_pending:
-            future.set_exception(StoreUnavailableError("too many calls are waiting for it"))
-            return future
+            receiver.set_exception(StoreUnavailableError("too many calls are waiting for it"))
+            return
         if wire is None:
             self._connect()
         elif not self._outgoing:
-            loop.call_soon(self._flush)
+            wire.loop.call_soon(self._flush)
         self._outgoing.append(packed)
-        self._unsent.append(future)
-        return future
+        self._unsent.append(receiver)
 
     async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
         """Runs a script, and heals a script cache that was flushed."""
@@ -215,13 +234,12 @@ class _Wire(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._late_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self.waiting: deque[tuple[Receiver, float]] = deque()
 
-    def send(self, packed: bytes, futures: list[asyncio.Future[Reply]]) -> None:
+    def send(self, packed: bytes, receivers: list[Receiver]) -> None:
         now = self.loop.time()
         deadline = now + self._timeout_s
-        for future in futures:
-            self.waiting.append((future, deadline))
+        self.waiting.extend(zip(receivers, repeat(deadline)))
         if self._timer is None:
             self._timer = self.loop.call_at(deadline, self._watch)
         self._transport.write(packed)

@@ -43,7 +43,7 @@ def load_include(name: str) -> str:
 
 def _source(path: str, seen: set[str]) -> str:
     body = _SUFFIX.sub(lambda match: f"'{SUFFIXES[match[1]]}'", _resolved(path, seen))
-    return f"local call, floor = redis.call, math.floor\n{body}"
+    return f"local call, floor, match, format = redis.call, math.floor, string.match, string.format\n{body}"
 
 
 def _resolved(path: str, seen: set[str]) -> str:

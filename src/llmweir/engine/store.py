@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, cast
 
 import msgspec
@@ -24,7 +22,8 @@ from llmweir.decision import (
 )
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import AliasOf, Ask, Settlement, SoftBudgetCrossed
-from llmweir.engine.link import Argument, Link, Reply
+from llmweir.engine.deliveries import Deliveries, Delivery
+from llmweir.engine.link import Argument, Link, Reply, ReplyError
 from llmweir.engine.packing import Blank, template
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
@@ -40,8 +39,7 @@ _UNKNOWN_KEY_TTL_S = 1.0
 class Store:
     """Admission, settlement, renewal and identity over one link.
 
-    `clock` gives the time in ms instead of the server's own clock (for tests); `on_soft_budget` is called when a
-    settlement crosses a soft budget.
+    `clock` gives the time in ms instead of the server's own clock (for tests).
     """
 
     def __init__(
@@ -53,7 +51,6 @@ class Store:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.link = link
-        self.on_soft_budget: Callable[[SoftBudgetCrossed], None] | None = None
         self._lease_ttl_ms = lease_ttl_ms
         self._memo_ttl_ms = memo_ttl_ms
         self._clock = clock
@@ -62,15 +59,16 @@ class Store:
         self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)
         self._aliases: Remembered[tuple[str, str], str] = Remembered(_MOST_ALIASES)
         self._admissions: Remembered[tuple[str, str, str, str, str, bytes], bytes] = Remembered(_MOST_TEMPLATES)
-        self._settlements: Remembered[tuple[str, bool, bool], bytes] = Remembered(_MOST_TEMPLATES)
         self._in_flight: dict[str, tuple[str, float]] = {}
-        self._unanswered: set[asyncio.Future[Reply]] = set()
-        self._undelivered: deque[Settlement] = deque()
         self._admit = scripts.load("admit")
         self._authorise = scripts.load("authorise")
-        self._settle = scripts.load("settle")
         self._renew = scripts.load("renew")
-        link.on_up = self._deliver
+        self._deliveries = Deliveries(link)
+        link.on_up = self._deliveries.send_again
+
+    def tell_soft_budgets(self, crossed: Callable[[SoftBudgetCrossed], None]) -> None:
+        """Has `crossed` called when a settlement takes a user over the soft budget."""
+        self._deliveries.on_soft_budget = crossed
 
     @property
     def now_argument(self) -> Argument:
@@ -113,7 +111,10 @@ class Store:
         profile = self._profiles.get(ask.user_id)
         packed = self._pack_admission(ask, profile[0] if profile is not None else b"")
         try:
-            reply = await self.link.run_packed(self._admit, packed)
+            try:
+                reply = await self.link.send(packed)
+            except ReplyError:
+                reply = await self.link.run_packed(self._admit, packed)
         except (StoreUnavailableError, asyncio.CancelledError):
             # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
             self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
@@ -168,31 +169,18 @@ class Store:
         assert isinstance(refused, CallerRefused)  # noqa: S101
         return refused
 
-    def settle(self, settlement: Settlement) -> asyncio.Future[Reply]:
+    def settle(self, settlement: Settlement) -> Delivery:
         """Sends what a request really used; a second settlement of the same request changes nothing.
 
         It leaves at the end of this event-loop turn: a task that yields once goes on after it has left. Nobody has to
-        wait for the future it returns: a settlement that cannot be delivered is kept and sent again
-        when Redis answers.
+        await what it returns: a settlement that cannot be delivered is kept, and sent again when Redis answers.
         """
         self._in_flight.pop(settlement.request_id, None)
-        future = self.link.send(self._pack_settlement(settlement))
-        self._unanswered.add(future)
-        future.add_done_callback(partial(self._settled, settlement))
-        return future
+        return self._deliveries.send(settlement)
 
-    def _pack_settlement(self, settlement: Settlement) -> bytes:
-        constant = (settlement.user_id, settlement.failed, settlement.cancelled)
-        packed = self._settlements.get(constant)
-        if packed is None:
-            user = keys.user_keys(settlement.user_id)
-            packed = self._settlements[constant] = template(
-                *(b"EVALSHA", self._settle.sha, 2, user.record, user.leases, Blank.TEXT),
-                *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, int(settlement.failed), int(settlement.cancelled)),
-            )
-        request_id = settlement.request_id.encode()
-        used = (settlement.input_tokens, settlement.output_tokens, settlement.cost_nanos)
-        return packed % (len(request_id), request_id, *used)
+    def send_kept(self) -> None:
+        """Sends the settlements again that Redis has not answered for."""
+        self._deliveries.send_again()
 
     async def renew(self, *, older_than_s: float) -> None:
         """Renews the leases of all requests in flight that were admitted longer ago than `older_than_s`."""
@@ -212,45 +200,12 @@ class Store:
 
     async def drain(self) -> None:
         """Waits until every settlement that was sent is answered, as far as the store answers at all."""
-        await asyncio.gather(*self._unanswered, return_exceptions=True)
+        await self._deliveries.idle()
 
     async def load_scripts(self) -> None:
         """Puts the scripts of the hot path into the server's cache, so that the first request finds them there."""
-        hot = (self._admit, self._settle, self._renew, self._authorise)
+        hot = (self._admit, scripts.load("settle"), self._renew, self._authorise)
         await asyncio.gather(*(self.link.call(b"SCRIPT", b"LOAD", script.source) for script in hot))
-
-    def _settled(self, settlement: Settlement, future: asyncio.Future[Reply]) -> None:
-        self._unanswered.discard(future)
-        if future.cancelled():
-            self.settle(settlement)  # whoever waited gave up, so nobody saw what became of it
-            return
-        error = future.exception()
-        if error is None:
-            reply = future.result()
-            if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
-                spend, soft_budget = reply[1:]
-                self.on_soft_budget(SoftBudgetCrossed(settlement.user_id, _int(spend), _int(soft_budget)))
-        elif isinstance(error, StoreUnavailableError):
-            self._undelivered.append(settlement)
-        elif str(error).startswith("NOSCRIPT"):
-            self.link.call(b"SCRIPT", b"LOAD", self._settle.source).add_done_callback(
-                lambda loaded: self._reloaded(settlement, loaded)
-            )
-        else:
-            _log.error("settlement_refused error=%r", str(error))
-
-    def _reloaded(self, settlement: Settlement, loaded: asyncio.Future[Reply]) -> None:
-        """Sends a settlement again once its script is back in the cache; a script that is refused stays refused."""
-        if loaded.cancelled() or loaded.exception() is not None:
-            self._undelivered.append(settlement)
-            _log.error("script_refused name=%s", self._settle.name)
-        else:
-            self.settle(settlement)
-
-    def _deliver(self) -> None:
-        undelivered, self._undelivered = self._undelivered, deque()
-        for settlement in undelivered:
-            self.settle(settlement)
 
     def _profile(self, user_id: str, reply: list[Reply], known: tuple[bytes, Caller] | None) -> Caller:
         version, texts = reply[2], reply[3]

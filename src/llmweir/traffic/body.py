@@ -40,7 +40,12 @@ class BodyReader:
         if self._clock is None:
             self._clock = loop.call_later(self._tick_s, self._tick)
         try:
-            return await self._read(receive)
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                body: bytes = message.get("body", b"")
+                if len(body) <= self._max_bytes:
+                    return body
+            return await self._read_parts(message, receive)
         except asyncio.CancelledError:
             if task in self._deadlines:
                 raise
@@ -49,23 +54,19 @@ class BodyReader:
         finally:
             self._deadlines.pop(task, None)
 
-    async def _read(self, receive: Receive) -> bytes:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeftError
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body") and len(body) <= self._max_bytes:
-            return body
-        parts, size = [body], len(body)
-        while size <= self._max_bytes and message.get("more_body"):
-            message = await receive()
+    async def _read_parts(self, message: Message, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
             if message["type"] == "http.disconnect":
                 raise ClientLeftError
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-        if size > self._max_bytes:
-            raise self._too_large()
-        return b"".join(parts)
+            if size > self._max_bytes:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await receive()
 
     def _tick(self) -> None:
         """Cancels the tasks whose bodies are late; by the missing deadline they know that it was this."""

@@ -40,6 +40,15 @@ NO_HOLD = Hold(0, 0, 0, 0, 0)
 """For a request that is counted as one and no more."""
 
 
+class _Ratio(msgspec.Struct):
+    """What was learned of one model: how many tokens a byte of text is."""
+
+    tokens_per_byte: float
+
+
+_FIRST_RATIO = _Ratio(FIRST_TOKENS_PER_BYTE)
+
+
 class Estimator:
     """Estimates holds, and learns from what requests really used.
 
@@ -51,13 +60,13 @@ class Estimator:
     def __init__(self, reserve: Reserve, default_max_output_tokens: int) -> None:
         self._reserve = reserve
         self._default_output_tokens = default_max_output_tokens
-        self._tokens_per_byte: Remembered[str, float] = Remembered(_MOST_REMEMBERED)
+        self._ratios: Remembered[str, _Ratio] = Remembered(_MOST_REMEMBERED)
         self._answers: Remembered[tuple[str, str], deque[int]] = Remembered(_MOST_REMEMBERED)
 
     def hold(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None, output_is_free: bool) -> Hold:
         """Estimates what a request to `model` will use; `rates` of None means that the model has no price."""
-        ratio = self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE)
-        input_tokens = min(int(facts.text_bytes * ratio) + facts.media_tokens + 1, _MOST_TOKENS)
+        ratio = self._ratios.get(model, _FIRST_RATIO)
+        input_tokens = min(int(facts.text_bytes * ratio.tokens_per_byte) + facts.media_tokens + 1, _MOST_TOKENS)
         output_tokens = 0 if output_is_free else self._output_tokens(facts, user_id, model, rates)
         most = facts.max_output_tokens
         stated_tokens = (
@@ -78,15 +87,17 @@ class Estimator:
 
     def tokens_of(self, text_bytes: int, model: str) -> int:
         """Estimates the tokens of text whose usage nobody reported."""
-        return -int(-text_bytes * self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE) // 1)
+        return -int(-text_bytes * self._ratios.get(model, _FIRST_RATIO).tokens_per_byte // 1)
 
     def learn(self, facts: RequestFacts, user_id: str, model: str, usage: Usage) -> None:
         """Learns from the reported usage of an answer."""
         text_tokens = usage.input_tokens - facts.media_tokens
         if facts.text_bytes > 0 and text_tokens > 0:
-            known = self._tokens_per_byte.get(model, FIRST_TOKENS_PER_BYTE)
+            ratio = self._ratios.get(model)
+            if ratio is None:
+                ratio = self._ratios[model] = _Ratio(FIRST_TOKENS_PER_BYTE)
             seen = min(max(text_tokens / facts.text_bytes, _LEAST_TOKENS_PER_BYTE), _MOST_TOKENS_PER_BYTE)
-            self._tokens_per_byte[model] = known + (seen - known) * _LEARNING_RATE
+            ratio.tokens_per_byte += (seen - ratio.tokens_per_byte) * _LEARNING_RATE
         if usage.output_tokens:
             answers = self._answers.get((user_id, model))
             if answers is None:

@@ -24,70 +24,69 @@ def standing_headers(standing: Standing, dialect: Dialect) -> Headers:
     rpm, model_rpm = standing.rpm_limit, standing.model_rpm_limit
     tpm, model_tpm = standing.tpm_limit, standing.model_tpm_limit
     reset_ms = standing.window_reset_ms
-    lefts = [
-        *_add_kind(headers, "requests", rpm, standing.rpm_used, model_rpm, standing.model_rpm_used, reset_ms, dialect),
-        *_add_kind(headers, "tokens", tpm, standing.tpm_used, model_tpm, standing.model_tpm_used, reset_ms, dialect),
-    ]
+    lefts: list[int] = []
+    requests = _tighter(lefts, rpm, standing.rpm_used, model_rpm, standing.model_rpm_used)
+    tokens = _tighter(lefts, tpm, standing.tpm_used, model_tpm, standing.model_tpm_used)
+    resets = _resets(reset_ms)
+    if requests is not None:
+        limit, left = requests
+        headers += (_limit("requests", limit), (b"x-ratelimit-remaining-requests", b"%d" % left), resets[0])
+    if tokens is not None:
+        limit, left = tokens
+        headers += (_limit("tokens", limit), (b"x-ratelimit-remaining-tokens", b"%d" % left), resets[1])
+    if dialect == "anthropic":
+        _add_anthropic(headers, requests, tokens, reset_ms)
     if lefts:
-        policy, states = _policies(rpm, model_rpm, tpm, model_tpm)
-        headers += (policy, (b"ratelimit", states.replace(b"T", b"%d" % -(-reset_ms // 1000)) % (*lefts,)))
+        policy, states = _policies(rpm, model_rpm, tpm, model_tpm, -(-reset_ms // 1000))
+        headers += (policy, (b"ratelimit", states % (*lefts,)))
     if standing.budget_limit_nanos != NO_LIMIT or standing.model_budget_limit_nanos != NO_LIMIT:
         _add_budget(headers, standing)
     return headers
 
 
-def _add_kind(
-    headers: Headers,
-    kind: str,
-    limit: int,
-    used: int,
-    model_limit: int,
-    model_used: int,
-    reset_ms: int,
-    dialect: Dialect,
-) -> list[int]:
-    """Adds the tighter of the user's limit and the model's, and returns what is left of each that is set."""
-    lefts = []
+def _tighter(lefts: list[int], limit: int, used: int, model_limit: int, model_used: int) -> tuple[int, int] | None:
+    """The limit that binds tighter, and what is left of it; `lefts` gets what is left of each that is set."""
     left = limit - used if used < limit else 0
     if limit != NO_LIMIT:
         lefts.append(left)
-    if model_limit != NO_LIMIT:
-        model_left = model_limit - model_used if model_used < model_limit else 0
-        lefts.append(model_left)
-        if limit == NO_LIMIT or model_left < left:
-            limit, left = model_limit, model_left
-    if lefts:
-        _add_limit(headers, kind, limit, left, reset_ms, dialect)
-    return lefts
+        if model_limit == NO_LIMIT:
+            return limit, left
+    elif model_limit == NO_LIMIT:
+        return None
+    model_left = model_limit - model_used if model_used < model_limit else 0
+    lefts.append(model_left)
+    return (model_limit, model_left) if limit == NO_LIMIT or model_left < left else (limit, left)
 
 
-@lru_cache(maxsize=4096)
-def _policies(*limits: int) -> tuple[tuple[bytes, bytes], bytes]:
+@lru_cache(maxsize=8192)
+def _limit(kind: str, limit: int) -> tuple[bytes, bytes]:
+    return f"x-ratelimit-limit-{kind}".encode(), b"%d" % limit
+
+
+@lru_cache(maxsize=8192)
+def _resets(reset_ms: int) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    reset = openai_duration(reset_ms)
+    return (b"x-ratelimit-reset-requests", reset), (b"x-ratelimit-reset-tokens", reset)
+
+
+@lru_cache(maxsize=8192)
+def _policies(*limits_and_reset: int) -> tuple[tuple[bytes, bytes], bytes]:
     """The `RateLimit-Policy` header of these limits, and the form that `RateLimit` is filled into."""
+    *limits, reset_s = limits_and_reset
     named = [(name, limit) for name, limit in zip(_POLICIES, limits, strict=True) if limit != NO_LIMIT]
     policy = ", ".join(f'"{name}";q={limit};w=60' for name, limit in named)
-    states = ", ".join(f'"{name}";r=%d;t=T' for name, _ in named)
+    states = ", ".join(f'"{name}";r=%d;t={reset_s}' for name, _ in named)
     return (b"ratelimit-policy", policy.encode()), states.encode()
 
 
-_NAMES = {
-    kind: tuple(f"x-ratelimit-{part}-{kind}".encode() for part in ("limit", "remaining", "reset"))
-    for kind in ("requests", "tokens")
-}
-_ANTHROPIC_NAMES = {
-    kind: tuple(f"anthropic-ratelimit-{kind}-{part}".encode() for part in ("limit", "remaining", "reset"))
-    for kind in ("requests", "tokens")
-}
-
-
-def _add_limit(headers: Headers, kind: str, limit: int, left: int, reset_ms: int, dialect: Dialect) -> None:
-    limit_text, left_text = b"%d" % limit, b"%d" % left
-    limit_name, left_name, reset_name = _NAMES[kind]
-    headers += ((limit_name, limit_text), (left_name, left_text), (reset_name, openai_duration(reset_ms)))
-    if dialect == "anthropic":
-        limit_name, left_name, reset_name = _ANTHROPIC_NAMES[kind]
-        reset = _rfc3339(int(time.time() * 1000 + reset_ms + 999) // 1000)
-        headers += ((limit_name, limit_text), (left_name, left_text), (reset_name, reset))
+def _add_anthropic(
+    headers: Headers, requests: tuple[int, int] | None, tokens: tuple[int, int] | None, reset_ms: int
+) -> None:
+    reset = _rfc3339(int(time.time() * 1000 + reset_ms + 999) // 1000)
+    for kind, binding in ((b"requests", requests), (b"tokens", tokens)):
+        if binding is not None:
+            for part, value in ((b"limit", b"%d" % binding[0]), (b"remaining", b"%d" % binding[1]), (b"reset", reset)):
+                headers.append((b"anthropic-ratelimit-%b-%b" % (kind, part), value))
 
 
 def _add_budget(headers: Headers, standing: Standing) -> None:

@@ -341,20 +341,8 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
 
 
 def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
-    scope["state"] = {
-        **scope.get("state", {}),
-        "llmweir": Caller(
-            user_id=profile.user_id,
-            user_alias=profile.user_alias,
-            user_role=profile.user_role,
-            teams=profile.teams,
-            metadata=profile.metadata,
-            guardrails=profile.guardrails,
-            permissions=profile.permissions,
-            key_alias=profile.key_alias,
-            request_id=request_id,
-        ),
-    }
+    caller = msgspec.structs.replace(profile, request_id=request_id)
+    scope["state"] = {**scope.get("state", {}), "llmweir": caller}
 
 
 async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:

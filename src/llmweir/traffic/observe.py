@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import zlib
 from typing import Final
@@ -11,7 +10,7 @@ import msgspec
 
 from llmweir.decision import NO_LIMIT, Standing
 from llmweir.engine.asks import Settlement
-from llmweir.engine.link import Reply
+from llmweir.engine.deliveries import Delivery
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
 from llmweir.money import format_usd
@@ -66,12 +65,23 @@ class Reservation:
         self.user_id = user_id
         self.model = model
         self.cost_nanos = 0
-        self.settled: asyncio.Future[Reply] | None = None
+        self.settled: Delivery | None = None
 
     @property
     def is_priced(self) -> bool:
         """Whether the model has a price: without one the cost is not known."""
         return self._rates is not None
+
+    def is_tight(self, standing: Standing) -> bool:
+        """Whether one more request like this one might not fit for as long as this one is not settled."""
+        hold = self._hold
+        return (
+            standing.parallel_used >= standing.parallel_limit != NO_LIMIT
+            or standing.tpm_used + hold.hold_tokens > standing.tpm_limit != NO_LIMIT
+            or standing.model_tpm_used + hold.hold_tokens > standing.model_tpm_limit != NO_LIMIT
+            or standing.budget_used_nanos + hold.hold_nanos > standing.budget_limit_nanos != NO_LIMIT
+            or standing.model_budget_used_nanos + hold.hold_nanos > standing.model_budget_limit_nanos != NO_LIMIT
+        )
 
     def used(self, usage: Usage) -> None:
         """Settles with the usage the upstream reported, and learns from it."""
@@ -118,8 +128,9 @@ class Observer:
     """Stands in for `send`: one answer of one admitted request.
 
     A stream's chunks pass through as they come. A plain answer is held until it is complete (up to 1 MiB), since its
-    headers say what it cost. The settlement leaves for Redis before the last body message leaves for the client; the
-    caller that took the last parallel slot is answered once its slot is free, so that it may ask again at once.
+    headers say what it cost. Where what this request holds could keep its caller's next one out, the last body message
+    leaves once Redis has settled: who asks one after the other is never refused because of a request that is over, on
+    any worker. Otherwise the settlement and the answer leave in the same turn of the event loop.
     """
 
     __slots__ = (
@@ -132,7 +143,7 @@ class Observer:
         "_format",
         "_headers",
         "_held_start",
-        "_last_slot",
+        "_is_tight",
         "_ok",
         "_reader",
         "_reservation",
@@ -155,7 +166,7 @@ class Observer:
         self._format = route.format
         self._asked_stream = facts.stream
         self._filter = UsageEventFilter() if route.hides_usage_event(facts) else None
-        self._last_slot = standing.parallel_limit != NO_LIMIT and standing.parallel_used >= standing.parallel_limit
+        self._is_tight = reservation.is_tight(standing)
         self._held_start: Message | None = None
         self._reader: StreamReader | None = None
         self._body: list[bytes] = []
@@ -267,12 +278,9 @@ class Observer:
                 self._reservation.failed()
             else:
                 self._settle_plain()
-        if self._last_slot and self._reservation.settled is not None:
+        if self._is_tight and self._reservation.settled is not None:
             with contextlib.suppress(StoreUnavailableError):
-                await asyncio.shield(self._reservation.settled)
-        else:
-            # One turn of the loop: all settlements of this turn leave in one write, and before their answers do.
-            await asyncio.sleep(0)
+                await self._reservation.settled
 
     def _settle_stream(self) -> None:
         assert self._reader is not None  # noqa: S101 (only streams get here)

@@ -181,6 +181,8 @@ def _normalise(members: _UsageMembers) -> Usage | None:
     before = members.prompt_tokens_details or members.input_tokens_details or members.input_token_details or _NO_DETAILS
     after = members.completion_tokens_details or members.output_tokens_details or _NO_DETAILS
     cached = before.cached_tokens or members.prompt_cache_hit_tokens or 0
+    if before is _NO_DETAILS and after is _NO_DETAILS and not cached:
+        return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
     written = before.cache_write_tokens or before.cache_creation_tokens or 0
     return Usage(
         input_tokens=input_tokens,
