@@ -21,6 +21,8 @@ from llmweir.errors import InvalidValueError
 from llmweir.usage import Usage
 
 _PICOS_PER_NANO = 1_000
+_MOST_NANOS = 9 * 10**15
+"""More than any budget, and the most that the scripts can count exactly."""
 _PICOS_PER_USD = 10**12
 _MTOK = 10**6
 _CACHE_SIZE = 4096
@@ -59,7 +61,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         """What to hold for a request of this size in nano-dollars, rounded up; reasoning is not known beforehand."""
         rates = self.for_input(input_tokens) if self.tiers else self
         picos = rates.request + input_tokens * rates.input + output_tokens * max(rates.output, rates.reasoning)
-        return -(-picos // _PICOS_PER_NANO)
+        nanos = -(-picos // _PICOS_PER_NANO)
+        return min(_MOST_NANOS, nanos)
 
     def for_input(self, input_tokens: int) -> Rates:
         """The rates that hold for a request of so many input tokens."""
@@ -95,7 +98,8 @@ def _flat_cost_nanos(rates: Rates, usage: Usage) -> int:
         picos += text_in * rates.input
     if text_out > 0:
         picos += text_out * rates.output
-    return -(-picos // _PICOS_PER_NANO)
+    nanos = -(-picos // _PICOS_PER_NANO)
+    return min(_MOST_NANOS, nanos)
 
 
 class PriceBook:

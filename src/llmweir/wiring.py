@@ -81,9 +81,10 @@ class Engine:
         """Stops everything, the bundled Valkey last."""
         heartbeat, self._heartbeat = self._heartbeat, None
         embedded, self._embedded = self._embedded, None
-        if heartbeat is not None and not heartbeat.done():
-            heartbeat.cancel()
-            await asyncio.gather(heartbeat, return_exceptions=True)
+        if heartbeat is not None:
+            if not heartbeat.done():
+                heartbeat.cancel()
+                await asyncio.gather(heartbeat, return_exceptions=True)
             await self.store.drain()
             await self.link.aclose()
         await self._alerts.aclose()

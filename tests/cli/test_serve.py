@@ -133,6 +133,32 @@ def test_two_workers_share_limits_and_a_killed_one_is_replaced(upstream: str, tm
         assert served.end() == 0
 
 
+def test_workers_whose_parent_was_killed_drain_and_end(upstream: str, tmp_path: Path) -> None:
+    with serving(upstream, tmp_path, "--workers", "2") as served:
+        assert served.chat(served.new_user("ana")).status_code == 200
+        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+        served.process.kill()
+        deadline = time.monotonic() + PATIENCE_S
+        while any(Path(f"/proc/{pid}/exe").exists() for pid in children):
+            assert time.monotonic() < deadline, children
+            time.sleep(0.02)
+        assert served.process.wait(PATIENCE_S) == -signal.SIGKILL
+
+
+def test_a_redis_of_ones_own_is_named_without_its_password_and_may_be_away(upstream: str, tmp_path: Path) -> None:
+    with serving(upstream, tmp_path, "--redis-url", "redis://me:secret@127.0.0.1:1/0") as served:
+        assert "store=redis://127.0.0.1:1 " in served.lines[0]
+        assert httpx.get(f"{served.url}/health/liveliness", timeout=PATIENCE_S).status_code == 200
+        assert httpx.get(f"{served.url}/health/readiness", timeout=PATIENCE_S).status_code == 503
+        assert served.end() == 0
+        assert "secret" not in "".join(served.lines)
+
+
+def test_without_a_master_key_it_says_how_to_set_one(upstream: str, tmp_path: Path) -> None:
+    with serving(upstream, tmp_path, "--master-key", "") as served:
+        assert "set LLMWEIR_MASTER_KEY" in served.await_line("no_master_key")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_lets_a_running_stream_finish_and_settles_it(upstream: str, tmp_path: Path, workers: str) -> None:
     with serving(upstream, tmp_path, "--workers", workers) as served:

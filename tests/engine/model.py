@@ -227,7 +227,9 @@ class Rules:
             else:
                 account.ends_ms = _end(duration, now_ms, now_ms)
             if before is None:
-                account.spent = sum(spent for model, spent in self.model_spend.items() if entry_for(model, budgets) == entry)
+                account.spent = sum(
+                    spent for model, spent in self.model_spend.items() if entry_for(model, budgets) == entry
+                )
 
     # Requests.
 
@@ -381,7 +383,8 @@ class Rules:
         if held.period == self.account.period:
             self.account.spent += nanos
             self.account.held -= release
-            self.model_spend[held.model] = self.model_spend.get(held.model, 0) + nanos
+            if nanos or held.model in self.model_spend:
+                self.model_spend[held.model] = self.model_spend.get(held.model, 0) + nanos
         if held.entry is not None and held.entry_period == self.accounts[held.entry].period:
             self.accounts[held.entry].spent += nanos
             self.accounts[held.entry].held -= release

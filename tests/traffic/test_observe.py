@@ -59,7 +59,7 @@ class Watched:
         store = cast(Store, self.ledger)
         self.reservation = Reservation(store, Estimator("none", 1), "r1", "ann", "gpt-4o", facts, HOLD, rates)
         limits = [-1] * 17
-        limits[9], limits[10] = (2, 2) if last_slot else (2, 1)
+        limits[9], limits[10] = (2, 2) if last_slot else (9, 1)
         self.observer = Observer(self._send, self.reservation, Standing(*limits), [(b"x-ours", b"1")], route, facts)
 
     async def _send(self, message: Message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 
@@ -15,10 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmweir.admin.shapes import minted_key_json, user_info_json, user_json
+from llmweir.engine.link import ReplyError
 from llmweir.engine.users import MintedKey, User, Users
-from llmweir.errors import ConflictError, NotFoundError, StoreUnavailableError
+from llmweir.errors import ConflictError, NotFoundError, StoreUnavailableError, UnreadableRequestError
 from llmweir.records import UserFields, UserUpdate, parse_new, parse_update, problems
 
+_log = logging.getLogger("llmweir.admin")
 _DEPRECATED_SINCE_S = 1767225600  # 2026-01-01
 MAX_BODY_BYTES = 2 * 1024 * 1024
 ReadKey = Callable[[list[tuple[bytes, bytes]]], str | None]
@@ -100,6 +103,8 @@ class AdminApi:
             await self._ping()
         except StoreUnavailableError as error:
             return _json(503, {"status": "unavailable", "reason": error.reason, **state})
+        except ReplyError as error:  # it is loading its data, or is full
+            return _json(503, {"status": "unavailable", "reason": str(error), **state})
         return _json(200, {"status": "healthy", **state})
 
     def _guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -107,7 +112,7 @@ class AdminApi:
             try:
                 self._check_key(request)
                 return await handler(request)
-            except AdminError as error:
+            except (AdminError, UnreadableRequestError) as error:
                 return _error(error.status, str(error), error.param)
             except ValidationError as error:
                 return _json(422, {"detail": problems(error)})
@@ -117,6 +122,9 @@ class AdminApi:
                 return _error(404, str(error), error.param)
             except StoreUnavailableError as error:
                 return _error(503, str(error), None)
+            except ReplyError as error:
+                _log.error("store_refused error=%r", str(error))
+                return _error(503, "The store is unavailable: it refused a command.", None)
 
         return guarded
 

@@ -1,4 +1,4 @@
-"""The command line: `llmweir serve`, `llmweir demo`."""
+"""The command line: `llmweir serve`, `llmweir demo`, `llmweir model`."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ USERS = {
 }
 
 
-@click.command()
+@click.command(short_help="Try it on this machine alone, with a make-believe model.")
 @click.option("--once", is_flag=True, help="Play a tour on free ports, check each of its steps, and exit.")
 @click.option("--port", default=8787, show_default=True, help="Port to listen on.")
 @click.option(

@@ -198,11 +198,15 @@ def _wish_of(headers: Mapping[str, str]) -> Wish:
     )
 
 
-@click.command(hidden=True)
-@click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", default=4000, help="Port to listen on; 0 takes a free one.")
+@click.command(short_help="Run the make-believe model alone, to stand behind `serve`.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=4000, show_default=True, help="Port to listen on; 0 takes a free one.")
 def model(host: str, port: int) -> None:
-    """Run the make-believe model alone."""
+    """Run the make-believe model alone, to stand behind `serve` where there is no real one.
+
+    It answers in the dialects of OpenAI, Anthropic and Gemini, and a request's headers steer it: x-model-tokens,
+    x-model-delay-ms, x-model-status and others.
+    """
     listener = bind(host, port)
     click.echo(f"The make-believe model listens on http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(app(), http="httptools", ws="none", lifespan="off", log_level="critical", access_log=False)

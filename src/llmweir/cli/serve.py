@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import click
 import uvicorn
+from pydantic import JsonValue
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from llmweir import __version__
@@ -43,17 +44,27 @@ def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     for setting in reversed(describe_settings()):
         text = setting.description
         if setting.default is not None:
-            text = f"{text} [default: {setting.default}]"
+            text = f"{text} [default: {_as_given(setting.default)}]"
         command = click.option(setting.flag, setting.name, default=None, metavar="VALUE", help=text)(command)
     return command
 
 
-@click.command(context_settings={"max_content_width": 110})
+def _as_given(default: JsonValue) -> str:
+    """A default as one would write it behind its flag."""
+    if isinstance(default, list):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+@click.command(
+    context_settings={"max_content_width": 110}, short_help="Stand in front of a gateway or provider: enforce limits."
+)
 @_with_setting_flags
 def serve(**flags: str | None) -> None:
     """Stand in front of an LLM gateway or provider and hold its callers to their limits.
 
-    Every flag is also an environment variable (LLMWEIR_UPSTREAM for --upstream) and a key of llmweir.toml.
+    Every flag is also an environment variable (LLMWEIR_UPSTREAM for --upstream) and a key of llmweir.toml; a flag wins
+    over a variable, a variable over the file. Secrets are better off in those: flags show in the list of processes.
     """
     settings = _settings_of(flags)
     listener = bind(settings.host, settings.port)

@@ -23,7 +23,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from llmweir.engine.scripts import Script
-from llmweir.errors import StoreUnavailableError
+from llmweir.errors import InvalidValueError, StoreUnavailableError
 
 Reply: TypeAlias = "bytes | int | list[Reply] | None"
 Argument: TypeAlias = "bytes | str | int"
@@ -51,14 +51,18 @@ class ReplyError(Exception):
 
 
 class Link:
-    """One multiplexed connection to the Redis at `url`.
+    """One multiplexed connection to the Redis at `url`; raises InvalidValueError for a URL that cannot be read.
 
     `timeout_ms` is the deadline of every call, `max_pending` the number of calls that may wait for replies; one more
     is refused at once. `on_up` is called each time a connection stands.
     """
 
     def __init__(self, url: str, *, timeout_ms: int = 500, max_pending: int = 20_000) -> None:
-        self._pool = redis_asyncio.ConnectionPool.from_url(url, protocol=2, driver_info=None)
+        try:
+            self._pool = redis_asyncio.ConnectionPool.from_url(url, protocol=2, driver_info=None)
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # it does not connect yet, only read options
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError("redis_url is not one that redis-py can read; look at its options.") from error
         self._connect_timeout_s = max(1.0, timeout_ms / 1000)
         self._timeout_s = timeout_ms / 1000
         self._max_pending = max_pending
@@ -74,6 +78,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether the connection stands and answers in time."""
         return self._wire is not None and self._down is None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the circuit is open: a call fails at once and never leaves."""
+        return self._down is not None
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """Sends a command and returns the future of its reply; it fails with StoreUnavailableError or ReplyError."""

@@ -17,6 +17,9 @@ import msgspec
 from llmweir.engine.keys import SUFFIXES
 
 _INCLUDE = re.compile(r"^( *)--- @include (\w+)$", re.MULTILINE)
+_LOCALS = """\
+local KEYS, ARGV = KEYS, ARGV
+local call, floor, match, format = redis.call, math.floor, string.match, string.format"""
 _SUFFIX = re.compile(r"\bSUFFIX\.(\w+)")
 _FOLDER = resources.files("llmweir.engine") / "lua"
 
@@ -43,7 +46,7 @@ def load_include(name: str) -> str:
 
 def _source(path: str, seen: set[str]) -> str:
     body = _SUFFIX.sub(lambda match: f"'{SUFFIXES[match[1]]}'", _resolved(path, seen))
-    return f"local call, floor, match, format = redis.call, math.floor, string.match, string.format\n{body}"
+    return f"{_LOCALS}\n{body}"
 
 
 def _resolved(path: str, seen: set[str]) -> str:

@@ -110,6 +110,7 @@ class Store:
         """
         profile = self._profiles.get(ask.user_id)
         packed = self._pack_admission(ask, profile[0] if profile is not None else b"")
+        may_leave = not self.link.is_down
         try:
             try:
                 reply = await self.link.send(packed)
@@ -117,7 +118,8 @@ class Store:
                 reply = await self.link.run_packed(self._admit, packed)
         except (StoreUnavailableError, asyncio.CancelledError):
             # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
-            self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
+            if may_leave:
+                self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
             raise
         assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
         if reply[0] == b"admitted":

@@ -23,7 +23,7 @@ from llmweir.engine import keys, scripts
 from llmweir.engine.flatten import Change, changes_of
 from llmweir.engine.link import Link, Reply
 from llmweir.errors import ConflictError, NotFoundError
-from llmweir.records import NewUser, UserRecord, UserUpdate, record_from_stored
+from llmweir.records import NewUser, UserFields, UserRecord, UserUpdate, record_from_stored
 
 _KEY = "key:"
 _CLAIM_MS = 10_000
@@ -74,7 +74,7 @@ class Users:
         user_id = body.user_id or str(uuid.uuid4())
         if body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
-        if not await self._written(user_id, "new", [*changes_of(body), *_password(password_hash)]):
+        if not await self._written(user_id, "new", [*changes_of(body), *_password(body, password_hash)]):
             raise ConflictError("There is a user with this id already.", param="user_id")
         if body.user_email is not None:
             await self._keep_email(body.user_email, user_id, None)
@@ -89,7 +89,7 @@ class Users:
         user_id = before.user_id
         if body.user_id is not None and body.user_email is not None:
             await self._claim_email(body.user_email, user_id)
-        changes: list[Change] = [*changes_of(body), *_password(password_hash), ("unset", "df", "")]
+        changes: list[Change] = [*changes_of(body), *_password(body, password_hash), ("unset", "df", "")]
         if body.joins_team is not None:
             changes.append(("join", "teams", msgspec.json.encode(body.joins_team).decode()))
         if not await self._written(user_id, "old", changes):
@@ -216,8 +216,10 @@ def _key_changes(key_hash: str, row: KeyRow) -> list[Change]:
     ]
 
 
-def _password(password_hash: str | None) -> list[Change]:
-    return [] if password_hash is None else [("doc", "password_hash", password_hash)]
+def _password(body: UserFields, password_hash: str | None) -> list[Change]:
+    if password_hash is not None:
+        return [("doc", "password_hash", password_hash)]
+    return [("undoc", "password_hash", "")] if "password" in body.model_fields_set else []
 
 
 def _fields(flat: Reply) -> dict[str, str]:

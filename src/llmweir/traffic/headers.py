@@ -128,4 +128,8 @@ def _rfc3339(at_s: int) -> bytes:
 
 def without_limits(headers: Headers) -> Headers:
     """An answer's headers without the rate limits of the upstream's own account: those are not the caller's."""
-    return [header for header in headers if not header[0].startswith(_UPSTREAM_LIMIT_PREFIXES)]
+    return [
+        (lowered, value)  # some frameworks keep the letter case an app wrote
+        for name, value in headers
+        if not (lowered := name.lower()).startswith(_UPSTREAM_LIMIT_PREFIXES)
+    ]

@@ -21,7 +21,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     """What the gate needs of a request's headers, read in one pass.
 
     `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one.
-    `upgrades` says that it wants another protocol (a WebSocket).
+    `upgrades` says that it asks for a WebSocket; other upgrades (Java's clients offer h2c) are ignored, as HTTP allows.
     """
 
     api_key: str | None
@@ -69,7 +69,7 @@ class HeadReader:
             get(b"content-encoding", b""),
             get(b"accept", b""),
             int(length) if length.isdigit() and len(length) < 20 else -1,
-            b"upgrade" in found,
+            b"websocket" in get(b"upgrade", b"").lower(),
         )
 
     def _api_key(self, found: dict[bytes, bytes]) -> str | None:

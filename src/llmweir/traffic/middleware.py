@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
@@ -35,6 +36,7 @@ from llmweir.traffic.rules import PathRules
 
 _log = logging.getLogger("llmweir.gate")
 _NO_FACTS = RequestFacts("")
+_USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
 
@@ -167,7 +169,9 @@ class Gate:
         if self._identify is not None:
             named = self._identify(request.scope)
             user_id = await named if inspect.isawaitable(named) else named
-            if not user_id:
+            if user_id is not None and not isinstance(user_id, str):
+                raise TypeError(f"identify returns a user id or None, not {type(user_id).__name__}")
+            if user_id is None or not _USER_ID.fullmatch(user_id):
                 raise Refused(refusals.unauthenticated("unknown_user"))
             request.user_id = user_id
             return True

@@ -11,6 +11,7 @@ import msgspec
 from llmweir.decision import NO_LIMIT, Standing
 from llmweir.engine.asks import Settlement
 from llmweir.engine.deliveries import Delivery
+from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
 from llmweir.money import format_usd
@@ -27,6 +28,10 @@ _HELD_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 16 * 1024 * 1024
 _STREAMED_TYPES: Final = (b"audio/", b"video/", b"application/octet-stream", b"application/x-ndjson")
 """What a client may use as it comes, besides event streams: speech is played before it is complete."""
+
+
+_WHOLE_ANSWERS: Final = ("http.response.pathsend", "http.response.zerocopysend")
+"""ASGI extensions that send the rest of an answer at once, unseen."""
 
 
 class Reservation:
@@ -73,10 +78,13 @@ class Reservation:
         return self._rates is not None
 
     def is_tight(self, standing: Standing) -> bool:
-        """Whether one more request like this one might not fit for as long as this one is not settled."""
+        """Whether one more request like this one might not fit for as long as this one is not settled.
+
+        Other requests of the caller may follow while it runs, so half of the parallel slots taken is tight already.
+        """
         hold = self._hold
         return (
-            standing.parallel_used >= standing.parallel_limit != NO_LIMIT
+            standing.parallel_used * 2 >= standing.parallel_limit != NO_LIMIT
             or standing.tpm_used + hold.hold_tokens > standing.tpm_limit != NO_LIMIT
             or standing.model_tpm_used + hold.hold_tokens > standing.model_tpm_limit != NO_LIMIT
             or standing.budget_used_nanos + hold.hold_nanos > standing.budget_limit_nanos != NO_LIMIT
@@ -179,12 +187,15 @@ class Observer:
     async def send(self, message: Message) -> None:
         """Takes a message of the app and passes on what the client gets of it."""
         kind = message["type"]
-        if kind == "http.response.start":
+        if kind == "http.response.body":
+            if self._reader is not None:
+                await self._stream_chunk(self._reader, message)
+            else:
+                await self._body_message(message)
+        elif kind == "http.response.start":
             await self._start(message)
-        elif kind == "http.response.body":
-            await self._body_message(message)
         else:
-            if kind == "http.response.pathsend":
+            if kind in _WHOLE_ANSWERS:
                 await self._settle()
                 if self._held_start is not None:
                     await self._send(self._held_start)
@@ -235,9 +246,6 @@ class Observer:
     async def _body_message(self, message: Message) -> None:
         chunk: bytes = message.get("body", b"")
         more = message.get("more_body", False)
-        if self._reader is not None:
-            await self._stream_chunk(self._reader, chunk, more)
-            return
         if self._ok and self._format is not None and self._body_bytes <= _READ_BYTES:
             self._body.append(chunk)
             self._body_bytes += len(chunk)
@@ -258,7 +266,9 @@ class Observer:
         await self._send(start)
         await self._send({"type": "http.response.body", "body": b"".join(self._body), "more_body": more})
 
-    async def _stream_chunk(self, reader: StreamReader, chunk: bytes, more: bool) -> None:
+    async def _stream_chunk(self, reader: StreamReader, message: Message) -> None:
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
         if chunk:
             reader.feed(chunk)
         if self._filter is not None:
@@ -279,7 +289,7 @@ class Observer:
             else:
                 self._settle_plain()
         if self._is_tight and self._reservation.settled is not None:
-            with contextlib.suppress(StoreUnavailableError):
+            with contextlib.suppress(StoreUnavailableError, ReplyError):
                 await self._reservation.settled
 
     def _settle_stream(self) -> None:

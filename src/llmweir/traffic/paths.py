@@ -16,7 +16,9 @@ from llmweir.traffic.formats.gemini import GeminiFormat
 from llmweir.traffic.formats.multipart import TranscriptionFormat
 from llmweir.traffic.formats.openai import OpenAIFormat
 
-_DEPLOYMENT: Final = re.compile(r"/openai/deployments/(?P<model>.+?)(?P<rest>(?:/[a-z]+){1,2})", re.IGNORECASE)
+_DEPLOYMENT: Final = re.compile(
+    r"/openai/deployments/(?P<model>.+?)(?:/extensions)?(?P<rest>(?:/[a-z]+){1,2})", re.IGNORECASE
+)
 _GEMINI: Final = re.compile(
     r"/v1(?:beta|alpha)?/(?:models|tunedmodels)/(?P<model>[^:]+):(?P<action>[a-z]+)", re.IGNORECASE
 )

@@ -34,7 +34,7 @@ class PathRules:
         verdict = self._remembered.get(key)
         if verdict is None:
             verdict = self._decide(method, path, raw_path)
-            if len(path) <= _LONGEST_REMEMBERED:
+            if len(path) + len(raw_path) <= _LONGEST_REMEMBERED:
                 if len(self._remembered) >= _MOST_REMEMBERED:
                     self._remembered.clear()
                 self._remembered[key] = verdict

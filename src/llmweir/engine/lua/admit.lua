@@ -30,7 +30,8 @@ local id, model, now = ARGV[1], ARGV[6], clock_ms(ARGV[2])
 
 -- Read: who is it, what may they do?
 local record = call('HMGET', KEYS[1], 'p', 'k:' .. ARGV[3], 'a:' .. ARGV[5], 'e:' .. model)
-local version, flags, widths, limits = string.match(record[1] or '', '^(%S+) (%S+) (%S+) (.*)$')
+local version, flags, widths, rpm, tpm, parallel, budget =
+  match(record[1] or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 if flags ~= '-' or record[2] ~= '0 0' then
   --- @include caller_verdict
   local reason = caller_verdict(KEYS[1], version, flags, ARGV[3] ~= '', record[2], true, ARGV[4], now)
@@ -43,19 +44,19 @@ if flags ~= '-' then
   if reason then return { 'caller', reason } end
 end
 
--- Read: the limits, a line and then a row a scope, and where each stands.
+-- Read: the limits, a row a scope, and where each stands.
 local of_model = record[4]
 if widths ~= '-' and not of_model then
   --- @include longest_prefix
   of_model = longest_prefix(KEYS[1], 'e:', model, widths)
 end
-if of_model then limits = limits .. '\n' .. of_model end
-local rows, first_expiry, due, second = open_rows(limits, KEYS[2], KEYS[3], now)
+local rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, of_model, KEYS[2], KEYS[3], now)
 if due then
   --- @include catch_up
   catch_up(KEYS[1], now, ARGV[12])
-  rows, first_expiry, due, second = open_rows(limits, KEYS[2], KEYS[3], now)
+  rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, of_model, KEYS[2], KEYS[3], now)
 end
+if parallel ~= '-1' then rows[1].running = call('HLEN', KEYS[4]) end
 
 -- Decide.
 local least_tokens, least_nanos, priced_nanos = ARGV[7] + 0, ARGV[9] + 0, ARGV[10] + 0

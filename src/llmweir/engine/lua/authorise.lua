@@ -11,7 +11,7 @@
 --- @include clock_ms
 --- @include caller_verdict
 local record = call('HMGET', KEYS[1], 'p', 'k:' .. ARGV[2])
-local version, flags = string.match(record[1] or '', '^(%d+) (%S+) ')
+local version, flags = match(record[1] or '', '^(%d+) (%S+) ')
 local now = clock_ms(ARGV[1])
 local reason = caller_verdict(KEYS[1], version, flags, ARGV[2] ~= '', record[2], ARGV[3] == '1', ARGV[5], now)
 if reason then return { 'caller', reason } end

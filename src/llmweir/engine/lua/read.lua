@@ -14,4 +14,4 @@
 if call('EXISTS', KEYS[1]) == 0 then return false end
 local now = clock_ms(ARGV[1])
 catch_up(KEYS[1], now, ARGV[2])
-return { call('HGETALL', KEYS[2]), standing(KEYS[3], KEYS[1] .. SUFFIX.window, now), call('HGETALL', KEYS[1]) }
+return { call('HGETALL', KEYS[2]), standing(KEYS[3], KEYS[1] .. SUFFIX.window, KEYS[1] .. SUFFIX.leases, now), call('HGETALL', KEYS[1]) }

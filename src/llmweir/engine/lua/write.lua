@@ -2,7 +2,7 @@
 --
 -- KEYS[1] the user's record     KEYS[2] its doc     KEYS[3] its use
 -- ARGV[1] time in ms, '' = the server's
--- ARGV[2] 'new' = only if there is none; 'old' = only if there is one
+-- ARGV[2] 'new' = only if there is none; 'old' = only if there is one; 'default' = only if that is a default user's
 -- ARGV[3] memo life in ms
 -- ARGV[4..] changes, three a piece: what, name, value
 --   set / unset      a field of the record
@@ -30,6 +30,7 @@ local record, doc, use, now = KEYS[1], KEYS[2], KEYS[3], clock_ms(ARGV[1])
 
 -- Read: is there one?
 if call('EXISTS', record) == (ARGV[2] == 'new' and 1 or 0) then return { 0 } end
+if ARGV[2] == 'default' and call('HEXISTS', record, 'df') == 0 then return { 0 } end
 
 -- Write.
 catch_up(record, now, ARGV[3])

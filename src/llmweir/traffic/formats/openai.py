@@ -29,9 +29,14 @@ from llmweir.usage import Usage
 
 Endpoint = Literal["chat", "completions", "responses", "embeddings", "moderations", "images", "speech", "rerank"]
 
-_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# Only what an endpoint reads bounds its answer: a gateway may drop the rest as unknown.
+_BOUNDS: Final[dict[Endpoint, tuple[str, ...]]] = {
+    "chat": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
 _RARE: Final = frozenset(("n", "best_of", "background", "cache", "stream_options"))
-_COMMON: Final = frozenset(("model", "stream", "temperature", "top_p", *_RARE, *_BOUNDS))
+_COMMON: Final = frozenset(("model", "stream", "temperature", "top_p", *_RARE, *sum(_BOUNDS.values(), ())))
 _OPTIONS: Final = frozenset(("include_usage",))
 _TEXT_KEYS: Final[dict[Endpoint, tuple[str, ...]]] = {
     "chat": ("messages", "tools", "functions", "response_format", "prediction"),
@@ -60,6 +65,7 @@ class OpenAIFormat:
         self.has_usage_event = endpoint in ("chat", "completions")
         self._text_keys = _TEXT_KEYS[endpoint]
         self._media_keys = tuple(key for key in self._text_keys if key in _MEDIA_KEYS)
+        self._bounds = _BOUNDS.get(endpoint, ())
         self._known = _COMMON.union(self._text_keys)
 
     def facts(self, body: bytes, content_type: bytes, path_model: str | None) -> RequestFacts:
@@ -79,7 +85,7 @@ class OpenAIFormat:
             "stream" in members and read_flag(members, "stream"),
             text_bytes,
             media_tokens,
-            largest_count(members, _BOUNDS),
+            largest_count(members, self._bounds),
             min(answers, MAX_ANSWERS),
         )
         return facts if _RARE.isdisjoint(members) else _with_rare_members(facts, members)

@@ -5,7 +5,7 @@ local function caller_verdict(record, version, flags, came_with_key, key, data_p
   if not version then return 'unknown_user' end
   if came_with_key then
     if not key then return 'unknown_key' end
-    local expiry, blocked = string.match(key, '^(%d+) (%d)$')
+    local expiry, blocked = match(key, '^(%d+) (%d)$')
     if expiry + 0 > 0 and expiry + 0 <= now then return 'key_expired' end
     if blocked == '1' then return 'key_blocked' end
   end

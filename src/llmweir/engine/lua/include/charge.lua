@@ -6,26 +6,30 @@
 -- request never was. `already`: it was charged as held before, then only the difference moves.
 -- Returns spend and soft budget, in nanos, when a settlement crossed the soft budget, the first in the period.
 local function charge(record, lease, already, input, output, nanos, failed, cancelled)
-  local second, tokens, held, model, rows = string.match(lease, '^%d+ (%d+) (%d+) (%d+) ([^\n]*)(.*)$')
+  local second, tokens, held, period, model, rows = match(lease, '^%d+ (%d+) (%d+) (%d+) (%S+) ([^\n]*)(.*)$')
   local settled = input
   if not settled then input, output, nanos, failed = tokens + 0, 0, held + 0, 0 end
   local more_requests, more_tokens = cancelled and -1 or 0, input + output - tokens
   local more_spent = nanos - (already and held or 0)
-  local use, fields, counts, periods, count = record .. SUFFIX.use, { 's:' .. model, 'g', 'sb', 'sm' }, {}, {}, 0
+  local use, fields = record .. SUFFIX.use, { 's:' .. model, 'g', 'sb', 'sm', 'u', nil }
+  local counts, periods, count = { '1', nil }, { period, nil }, 1
   while rows ~= '' do
     count = count + 1
-    counts[count], periods[count], fields[count + 4], rows = string.match(rows, '^\n(%d) (%S+) ([^\n]*)(.*)$')
+    counts[count], periods[count], fields[count + 4], rows = match(rows, '^\n(%d) (%S+) ([^\n]*)(.*)$')
   end
   local read, crossed = call('HMGET', use, unpack(fields)), false
   if read[5] then -- else the user was deleted
-    local write, text, spend = { 'HSET', use, 'g', string.format('%d', (read[2] or 0) + more_spent) }, nil, nil
+    local write, text, spend = { 'HSET', use, 'g', (read[2] or 0) + more_spent, nil, nil, nil, nil, nil, nil }, nil, nil
+    local windows, released, at_second = record .. SUFFIX.window, already and 0 or held, second + 0
     for index = count, 1, -1 do -- the user's own last
-      local ring = record .. SUFFIX.window .. ':' .. fields[index + 4]
-      text, spend = charge_account(read[index + 4], ring, periods[index], counts[index] == '1' and second + 0,
-         more_requests, more_tokens, already and 0 or 1, already and 0 or held, more_spent)
-      write[#write + 1], write[#write + 2] = fields[index + 4], text
+      local name = fields[index + 4]
+      text, spend = charge_account(read[index + 4], windows, name, periods[index], counts[index] == '1' and at_second,
+        more_requests, more_tokens, released, more_spent)
+      write[3 + 2 * index], write[4 + 2 * index] = name, text
     end
-    if spend then write[#write + 1], write[#write + 2] = fields[1], string.format('%d', (read[1] or 0) + more_spent) end
+    if spend and (more_spent ~= 0 or read[1]) then
+      write[#write + 1], write[#write + 2] = fields[1], (read[1] or 0) + more_spent
+    end
     crossed = settled and spend and read[3] and not read[4] and spend >= read[3] + 0 and spend
     if crossed then write[#write + 1], write[#write + 2] = 'sm', 1 end
     call(unpack(write))

@@ -5,19 +5,21 @@ local function decide(rows, least_tokens, tokens, least_nanos, nanos)
   local costs = nanos > 0
   for index = 1, #rows do
     local row = rows[index]
-    if row.tpm >= 0 and tokens > row.tpm then tokens = math.max(row.tpm, least_tokens) end
-    if row.budget >= 0 then
+    local tpm, budget = row.tpm, row.budget
+    if tpm >= 0 and tokens > tpm then tokens = math.max(tpm, least_tokens) end
+    if budget >= 0 then
       if nanos < 0 then return nil end
-      if nanos > row.budget - row.spent then nanos = math.max(row.budget - row.spent, least_nanos) end
+      if nanos > budget - row.spent then nanos = math.max(budget - row.spent, least_nanos) end
     end
   end
   if nanos < 0 then nanos = 0 end
   for index = 1, #rows do
     local row = rows[index]
-    if row.rpm >= 0 and row.requests >= row.rpm
-      or row.tpm >= 0 and tokens > 0 and (row.tokens + tokens > row.tpm or least_tokens > row.tpm)
-      or row.parallel >= 0 and row.running >= row.parallel
-      or row.budget >= 0 and (row.spent + row.held + nanos > row.budget or costs and row.spent >= row.budget) then
+    local rpm, tpm, parallel, budget, spent = row.rpm, row.tpm, row.parallel, row.budget, row.spent
+    if rpm >= 0 and row.requests >= rpm
+      or tpm >= 0 and tokens > 0 and (row.tokens + tokens > tpm or least_tokens > tpm)
+      or parallel >= 0 and row.running >= parallel
+      or budget >= 0 and (spent + row.held + nanos > budget or costs and spent >= budget) then
       return false, tokens, nanos
     end
   end

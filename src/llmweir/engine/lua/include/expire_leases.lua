@@ -9,7 +9,7 @@ local function expire_leases(record, now, memo_ttl_ms)
   local flat, first = call('HGETALL', leases), nil
   for index = 1, #flat, 2 do
     local id, lease = flat[index], flat[index + 1]
-    local expiry = string.match(lease, '^%d+') + 0
+    local expiry = match(lease, '^%d+') + 0
     if expiry <= now then
       charge(record, lease, false)
       call('SET', record .. SUFFIX.memo .. id, lease, 'PX', memo_ttl_ms)

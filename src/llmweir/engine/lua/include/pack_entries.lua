@@ -1,16 +1,16 @@
 -- Resolves the per-model limits of a record, so that an admission finds all that holds for a model in one field.
--- `e:NAME`, for every name or prefix that has a limit: a line an entry that holds for it, 'rpm tpm parallel budget
--- account', -1 = none; each limit stands at the entry that wins, the name itself or the longest prefix. `we`: the
+-- `e:NAME`, for every name or prefix that has a limit: a line an entry that holds for it, 'rpm tpm budget account',
+-- -1 = none; each limit stands at the entry that wins, the name itself or the longest prefix. `we`: the
 -- prefixes' lengths, longest first.
 local function pack_entries(record)
   local flat, limits, names, seen = call('HGETALL', record), { r = {}, t = {}, b = {} }, {}, {}
   local widths = {}
   for index = 1, #flat, 2 do
-    local family, name = string.match(flat[index], '^([rtbe]):(.*)$')
+    local family, name = match(flat[index], '^([rtbe]):(.*)$')
     if family == 'e' then
       call('HDEL', record, flat[index])
     elseif family then
-      limits[family][name] = string.match(flat[index + 1], '^%d+')
+      limits[family][name] = match(flat[index + 1], '^%d+')
       if not seen[name] then names[#names + 1], seen[name] = name, true end
       if string.find(name, '%*$') and not seen[#name] then widths[#widths + 1], seen[#name] = #name - 1, true end
     end

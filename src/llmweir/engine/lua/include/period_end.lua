@@ -5,7 +5,7 @@
 local function period_end(duration, anchor, now)
   local length = tonumber(duration)
   if length then return anchor + (floor(math.max(0, now - anchor) / length) + 1) * length end
-  local step = tonumber(string.match(duration, '^(%d+)mo$'))
+  local step = tonumber(match(duration, '^(%d+)mo$'))
   local time_of_day = anchor % 86400000
   local year, month, day = civil(floor(anchor / 86400000))
   local now_year, now_month = civil(floor(math.max(anchor, now) / 86400000))

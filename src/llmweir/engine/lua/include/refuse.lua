@@ -4,7 +4,7 @@
 local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, nanos, costs, now, state)
   local severity, worst, reply = { wait = 1, stop = 2, never = 3 }, 0, nil
   local function in_the_way(row, name, kind, limit, used, asked, wait_ms)
-    local weight, entry = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms), string.match(row.name, '^m:(.*)$')
+    local weight, entry = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms), match(row.name, '^m:(.*)$')
     if weight <= worst then return end
     name = (entry and 'model_' or '') .. name
     worst, reply = weight, { 'limit', state, name, entry or false, kind, limit, used, asked, wait_ms }

@@ -5,11 +5,11 @@
 local function roll_periods(record, now)
   local use = record .. SUFFIX.use
   local function restart(field, text, duration, anchor)
-    local period = string.match(text, ' (%d+) %S+$')
+    local period = match(text, ' (%d+) %S+$')
     local ends = duration and period_end(duration, anchor + 0, now) or -1
     call('HSET', use, field, with_budget(text, 0, 0, period + 1, ends))
   end
-  local function over(text) return string.match(text, '%S+$') + 0 >= 0 and string.match(text, '%S+$') + 0 <= now end
+  local function over(text) return match(text, '%S+$') + 0 >= 0 and match(text, '%S+$') + 0 <= now end
   local flat, user = call('HGETALL', use), call('HGET', use, 'u')
   local rolls = user and over(user)
   if rolls then
@@ -18,11 +18,11 @@ local function roll_periods(record, now)
   end
   for index = 1, #flat, 2 do
     local field, text = flat[index], flat[index + 1]
-    local family, entry = string.match(field, '^([ms]):(.*)$')
+    local family, entry = match(field, '^([ms]):(.*)$')
     if family == 's' and rolls then
       call('HDEL', use, field)
     elseif family == 'm' and over(text) then
-      restart(field, text, string.match(call('HGET', record, 'b:' .. entry) or '', '^%d+ (%w+) (%d+)$'))
+      restart(field, text, match(call('HGET', record, 'b:' .. entry) or '', '^%d+ (%w+) (%d+)$'))
     elseif family == 'm' and rolls and string.find(text, ' %-1$') then
       restart(field, text)
     end

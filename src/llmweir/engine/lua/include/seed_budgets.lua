@@ -5,7 +5,7 @@
 local function seed_budgets(record, use, fresh, now)
   local flat, widths = call('HGETALL', use), call('HGET', record, 'we') or ''
   for index = 1, #flat, 2 do
-    local model = string.match(flat[index], '^s:(.*)$')
+    local model = match(flat[index], '^s:(.*)$')
     local limits = model and (call('HGET', record, 'e:' .. model) or longest_prefix(record, 'e:', model, widths)) or ''
     for budget, account in string.gmatch(limits, '(%S+) (m:[^\n]*)') do
       if budget ~= '-1' and fresh[account] then fresh[account] = fresh[account] + flat[index + 1] end

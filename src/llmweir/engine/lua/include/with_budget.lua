@@ -1,7 +1,7 @@
 -- The text of an account with another budget part: held and spent nanos, number of the period, its end. nil = as it is.
 local function with_budget(text, held, spent, period, ends)
   local window, had_held, had_spent, had_period, had_ends =
-    string.match(text, '^(%S+ %S+ %S+ %S+ %S+ %S+) (%S+) (%S+) (%S+) (%S+)$')
-  return string.format('%s %d %d %d %d', window, held or had_held, spent or had_spent, period or had_period,
+    match(text, '^(%S+ %S+ %S+ %S+ %S+) (%S+) (%S+) (%S+) (%S+)$')
+  return format('%s %d %d %d %d', window, held or had_held, spent or had_spent, period or had_period,
     ends or had_ends)
 end
