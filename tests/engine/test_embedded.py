@@ -30,6 +30,7 @@ from llmweir.engine.embedded import EmbeddedValkey
 import redis
 valkey = EmbeddedValkey.start(Path(sys.argv[1]))
 client = redis.from_url(valkey.url)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # kept until it is waited for
 print(client.info("server")["run_id"], flush=True)
 """
 STAY = "sys.stdin.read()\n"
@@ -39,11 +40,9 @@ if child := os.fork():
 sys.stdin.read()
 """
 DRAIN = """
-try:
-    signal.pause()
-except KeyboardInterrupt:
-    client.set("drained", 1)
-    print(client.info("server")["run_id"], flush=True)
+signal.sigwait({signal.SIGINT})
+client.set("drained", 1)
+print(client.info("server")["run_id"], flush=True)
 """
 
 

@@ -192,7 +192,7 @@ class Gate:
         route, head = request.route, request.head
         if route.format is None:
             if self._options.unknown_paths == "refuse":
-                raise UnreadableRequestError(404, "path_not_gated", "This method and path are not gated.")
+                raise UnreadableRequestError(404, "path_not_gated", "This method and path are not known, so they cannot be metered (see the setting unknown_paths).")
             return
         if head.content_encoding not in (b"", b"identity"):
             raise UnreadableRequestError(

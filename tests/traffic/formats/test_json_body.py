@@ -40,7 +40,7 @@ def facts(body: bytes, form: Format = CHAT, path_model: str | None = None) -> Re
         pytest.param(b'{"model":"a","x":NaN}', "invalid_json", id="NaN"),
         pytest.param(b'{"model":"a",}', "invalid_json", id="trailing comma"),
         pytest.param(b'{"\xff":1,"model":"a"}', "invalid_json", id="a key not UTF-8"),
-        pytest.param(b'{"model":"a\xff"}', "invalid_model", id="a model not UTF-8"),
+        pytest.param(b'{"model":"a\xff"}', "invalid_json", id="a model not UTF-8"),
         pytest.param(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json", id="deep arrays"),
         pytest.param(b'{"x":' * 100_000 + b"1" + b"}" * 100_000, "invalid_json", id="deep objects"),
         pytest.param(b'{"messages":[]}', "missing_model", id="no model"),
