@@ -1,4 +1,7 @@
-"""What the gate decided on one request: headers, bodies, logs, metrics and tests all come from these values."""
+"""What the gate decided on one request: headers, bodies, logs, metrics and tests all come from these values.
+
+What is made for every request is left out of the garbage collector's rounds (`gc=False`): it can hold no cycle.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ NO_LIMIT = -1
 """Stands for a limit that is not set, and for a reset that never comes by itself."""
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """Where all limits of a caller stand at the moment a request was decided, its own part included if it was admitted.
 
     Requests, tokens, slots; budgets in nano-dollars; `used` counts what is held for requests in flight. A limit of
@@ -66,7 +69,7 @@ class Standing(msgspec.Struct, frozen=True):
     model_budget_reset_ms: int
 
 
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who is calling, as the app behind finds it in `scope["state"]["llmweir"]`."""
 
     user_id: str
@@ -80,7 +83,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
 
 
-class Admitted(msgspec.Struct, frozen=True):
+class Admitted(msgspec.Struct, frozen=True, gc=False):
     """The request may pass; its reservation is held until it is settled."""
 
     standing: Standing

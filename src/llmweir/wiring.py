@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from pydantic import ValidationError
@@ -157,10 +157,11 @@ class Weir:
         path, root_path = scope["path"], scope.get("root_path")
         if root_path and path.startswith(root_path + "/"):
             path = path[len(root_path) :]
-        is_admin = path in self._admin_paths and scope["type"] == "http"
+        app = self._admin if path in self._admin_paths and scope["type"] == "http" else self._gate
+        assert app is not None  # noqa: S101 (it has started)
         self._running += 1
         try:
-            await cast(App, self._admin if is_admin else self._gate)(scope, receive, send)
+            await app(scope, receive, send)
         finally:
             self._running -= 1
 

@@ -45,6 +45,9 @@ class Book:
         self.authorised: list[tuple[str, str]] = []
         self.settled: list[Settlement] = []
 
+    def known_owner(self, key_hash: str) -> str | None:
+        return None
+
     async def owner_of(self, key_hash: str, *, afresh: bool = False) -> str | None:
         return (self.moved if afresh else self.owners).get(key_hash)
 

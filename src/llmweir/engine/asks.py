@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What one request wants: the arguments of an admission.
 
     `key_hash` is "" where the app named the caller itself. `target` is the model the holds were made for: `model`, or
@@ -33,7 +33,7 @@ class AliasOf(msgspec.Struct, frozen=True):
     model: str
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an admitted request really used; `cancelled` undoes the admission as if it had never been."""
 
     request_id: str

@@ -88,7 +88,9 @@ class Deliveries:
 
     def answered(self, settlement: Settlement, reply: Reply) -> None:
         """Takes note of a reply, which may say that a soft budget was crossed."""
-        self._arrived()
+        self._on_the_way -= 1
+        if self._none_on_the_way is not None:
+            self._tell_idle()
         if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
             _, spend_nanos, soft_budget_nanos = reply
             self.on_soft_budget(SoftBudgetCrossed(settlement.user_id, _int(spend_nanos), _int(soft_budget_nanos)))
@@ -96,7 +98,9 @@ class Deliveries:
     def not_delivered(self, settlement: Settlement, error: BaseException) -> None:
         """Keeps a settlement; a script cache that was flushed is filled first, and then it is sent again at once."""
         self._kept.append(settlement)
-        self._arrived()
+        self._on_the_way -= 1
+        if self._none_on_the_way is not None:
+            self._tell_idle()
         if str(error).startswith("NOSCRIPT"):
             self._link.call(b"SCRIPT", b"LOAD", self._script.source).add_done_callback(self._script_loaded)
         elif not isinstance(error, StoreUnavailableError):
@@ -108,8 +112,7 @@ class Deliveries:
             self._none_on_the_way = self._none_on_the_way or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._none_on_the_way)
 
-    def _arrived(self) -> None:
-        self._on_the_way -= 1
+    def _tell_idle(self) -> None:
         if not self._on_the_way and self._none_on_the_way is not None:
             self._none_on_the_way.set_result(None)
             self._none_on_the_way = None

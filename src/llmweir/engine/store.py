@@ -75,6 +75,10 @@ class Store:
         """The time as the scripts take it: empty for the server's own clock."""
         return self._clock() if self._clock is not None else b""
 
+    def known_owner(self, key_hash: str) -> str | None:
+        """The id of the user an API key belongs to, where this worker has seen the key before."""
+        return self._key_owners.get(key_hash)
+
     async def owner_of(self, key_hash: str, *, afresh: bool = False) -> str | None:
         """The id of the user an API key belongs to, or None; whether the key is valid is for the scripts to say.
 
@@ -124,7 +128,8 @@ class Store:
         assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
         if reply[0] == b"admitted":
             self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
-            return Admitted(Standing(*cast(list[int], reply[1])), self._profile(ask.user_id, reply, profile))
+            known = profile[1] if profile is not None and reply[3] is None else None
+            return Admitted(Standing(*cast(list[int], reply[1])), known or self._profile(ask.user_id, reply, profile))
         decision = _refused(reply)
         if isinstance(decision, AliasOf):
             self._aliases[(ask.user_id, ask.model)] = decision.model

@@ -26,7 +26,7 @@ _MOST_REMEMBERED = 20_000
 _MOST_TOKENS = 10**9
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """What to reserve: `asked_*` must fit under a limit itself, `hold_*` is held. Nanos of -1: there is no price."""
 
     asked_tokens: int

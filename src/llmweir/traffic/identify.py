@@ -17,7 +17,7 @@ _METHOD_HEADERS = frozenset((b"x-http-method-override", b"x-http-method", b"x-me
 _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscription-key", b"x-goog-api-key")
 
 
-class RequestHead(msgspec.Struct, frozen=True):
+class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """What the gate needs of a request's headers, read in one pass.
 
     `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one.

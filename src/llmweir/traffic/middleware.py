@@ -181,7 +181,7 @@ class Gate:
         if self._master_key is not None and compare_digest(api_key.encode("latin-1"), self._master_key):
             return False
         request.key_hash = hash_key(api_key)
-        owner = await self._store.owner_of(request.key_hash)
+        owner = self._store.known_owner(request.key_hash) or await self._store.owner_of(request.key_hash)
         if owner is None:
             raise Refused(refusals.unauthenticated("unknown_key"))
         request.user_id = owner
@@ -192,7 +192,8 @@ class Gate:
         route, head = request.route, request.head
         if route.format is None:
             if self._options.unknown_paths == "refuse":
-                raise UnreadableRequestError(404, "path_not_gated", "This method and path are not known, so they cannot be metered (see the setting unknown_paths).")
+                message = "This method and path are not known, so they cannot be metered (see unknown_paths)."
+                raise UnreadableRequestError(404, "path_not_gated", message)
             return
         if head.content_encoding not in (b"", b"identity"):
             raise UnreadableRequestError(

@@ -196,7 +196,9 @@ class Observer:
             await self._start(message)
         else:
             if kind in _WHOLE_ANSWERS:
-                await self._settle()
+                self._settle()
+                if self._is_tight:
+                    await self._settled()
                 if self._held_start is not None:
                     await self._send(self._held_start)
                     self._held_start = None
@@ -252,17 +254,16 @@ class Observer:
         if more and self._held_start is not None and self._body_bytes <= _HELD_BYTES:
             return
         if not more:
-            await self._settle()
+            self._settle()
+            if self._is_tight:
+                await self._settled()
         if self._held_start is None:
             await self._send(message)
-        else:
-            await self._release(self._held_start, more)
-
-    async def _release(self, start: Message, more: bool) -> None:
+            return
+        start, self._held_start = self._held_start, None
         if not more and self._reservation.is_priced:
             cost = format_usd(self._reservation.cost_nanos).encode()
             start["headers"].append((b"x-llmweir-cost-usd", cost))
-        self._held_start = None
         await self._send(start)
         await self._send({"type": "http.response.body", "body": b"".join(self._body), "more_body": more})
 
@@ -276,19 +277,25 @@ class Observer:
             if not more:
                 chunk += self._filter.flush()
         if not more:
-            await self._settle()
+            self._settle()
+            if self._is_tight:
+                await self._settled()
         if chunk or not more:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
-    async def _settle(self) -> None:
-        if self._reservation.settled is None:
-            if self._reader is not None:
-                self._settle_stream()
-            elif not self._ok:
-                self._reservation.failed()
-            else:
-                self._settle_plain()
-        if self._is_tight and self._reservation.settled is not None:
+    def _settle(self) -> None:
+        if self._reservation.settled is not None:
+            return
+        if self._reader is not None:
+            self._settle_stream()
+        elif not self._ok:
+            self._reservation.failed()
+        else:
+            self._settle_plain()
+
+    async def _settled(self) -> None:
+        """Waits until Redis has settled, or cannot."""
+        if self._reservation.settled is not None:
             with contextlib.suppress(StoreUnavailableError, ReplyError):
                 await self._reservation.settled
 

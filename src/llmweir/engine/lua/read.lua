@@ -6,7 +6,7 @@
 -- Reply: { doc, use, record } as flat lists of fields and values, or false where there is no such user.
 -- use: `s` `h` nanos spent and held, `e` end of the period in ms (absent: none), `r` `t` requests and tokens of the
 --      window, `w` ms until it is empty, `n` requests in flight; the same of an entry by its name (`bs:` `bh:` `be:`
---      `r:` `t:` `w:`); and the fields of the hash that are no accounts, as they are (`s:MODEL` `g` `j` `sb` `sm` `x`)
+--      `r:` `t:` `w:`); and the fields of the hash that are no accounts, as they are (`s:MODEL` `j` `sb` `sm` `x`)
 --
 --- @include clock_ms
 --- @include catch_up

@@ -13,7 +13,7 @@ TokenCount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 """A count as a provider reports it; anything else (negative, a bool, beyond 1e9) is no usage at all."""
 
 
-class RequestFacts(msgspec.Struct, frozen=True):
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """What a request says about its own cost.
 
     `model` is "" where none is needed. `text_bytes` is the input's text as it lies in the JSON; `media_tokens` a flat

@@ -43,7 +43,8 @@ def check_json_content_type(content_type: bytes) -> None:
         return
     lowered = content_type.lower()
     if b"form" in lowered:
-        raise UnreadableRequestError(415, "unsupported_content_type", "This endpoint takes JSON, not a form; send content-type: application/json.")
+        message = "This endpoint takes JSON, not a form; send content-type: application/json."
+        raise UnreadableRequestError(415, "unsupported_content_type", message)
     charsets = _CHARSET.findall(lowered)
     if lowered.count(b"charset") != len(charsets) or not set(charsets) <= {b"utf-8", b"utf8", b"us-ascii"}:
         raise UnreadableRequestError(415, "unsupported_charset", "The body must be UTF-8.")
@@ -60,8 +61,8 @@ def read_members(body: bytes | msgspec.Raw, known: frozenset[str], where: str | 
     """
     try:
         members = _DECODE_MEMBERS(body)
-        if isinstance(body, bytes) and not body.isascii():
-            body.decode()  # the values are only skipped over above
+        if not (plain := bytes(body)).isascii():
+            plain.decode()  # the values are only skipped over above
     except _NOT_JSON as error:
         raise bad_request("invalid_json", f"{where or 'The body'} must be one JSON object.", where) from error
     # Each member takes its key and value, two quotes, a colon and a comma; a second one would take at least the

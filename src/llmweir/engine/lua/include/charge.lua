@@ -11,26 +11,26 @@ local function charge(record, lease, already, input, output, nanos, failed, canc
   if not settled then input, output, nanos, failed = tokens + 0, 0, held + 0, 0 end
   local more_requests, more_tokens = cancelled and -1 or 0, input + output - tokens
   local more_spent = nanos - (already and held or 0)
-  local use, fields = record .. SUFFIX.use, { 's:' .. model, 'g', 'sb', 'sm', 'u', nil }
+  local use, fields = record .. SUFFIX.use, { 's:' .. model, 'sb', 'sm', 'u', nil }
   local counts, periods, count = { '1', nil }, { period, nil }, 1
   while rows ~= '' do
     count = count + 1
-    counts[count], periods[count], fields[count + 4], rows = match(rows, '^\n(%d) (%S+) ([^\n]*)(.*)$')
+    counts[count], periods[count], fields[count + 3], rows = match(rows, '^\n(%d) (%S+) ([^\n]*)(.*)$')
   end
   local read, crossed = call('HMGET', use, unpack(fields)), false
-  if read[5] then -- else the user was deleted
-    local write, text, spend = { 'HSET', use, 'g', (read[2] or 0) + more_spent, nil, nil, nil, nil, nil, nil }, nil, nil
+  if read[4] then -- else the user was deleted
+    local write, text, spend = { 'HSET', use, nil, nil, nil, nil, nil, nil }, nil, nil
     local windows, released, at_second = record .. SUFFIX.window, already and 0 or held, second + 0
     for index = count, 1, -1 do -- the user's own last
-      local name = fields[index + 4]
-      text, spend = charge_account(read[index + 4], windows, name, periods[index], counts[index] == '1' and at_second,
+      local name = fields[index + 3]
+      text, spend = charge_account(read[index + 3], windows, name, periods[index], counts[index] == '1' and at_second,
         more_requests, more_tokens, released, more_spent)
-      write[3 + 2 * index], write[4 + 2 * index] = name, text
+      write[1 + 2 * index], write[2 + 2 * index] = name, text
     end
     if spend and (more_spent ~= 0 or read[1]) then
       write[#write + 1], write[#write + 2] = fields[1], (read[1] or 0) + more_spent
     end
-    crossed = settled and spend and read[3] and not read[4] and spend >= read[3] + 0 and spend
+    crossed = settled and spend and read[2] and not read[3] and spend >= read[2] + 0 and spend
     if crossed then write[#write + 1], write[#write + 2] = 'sm', 1 end
     call(unpack(write))
   end
@@ -38,5 +38,5 @@ local function charge(record, lease, already, input, output, nanos, failed, canc
     local requests, new_input = already and more_requests or 1, input - (already and tokens or 0)
     day_add(record, second, model, requests, failed, new_input, output, more_spent)
   end
-  if crossed then return crossed, read[3] end
+  if crossed then return crossed, read[2] end
 end
