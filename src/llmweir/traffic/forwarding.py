@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from llmweir.decision import Dialect
+from llmweir.traffic.paths import dialect_of
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 TextHeaders = list[tuple[str, str]]
@@ -72,15 +73,6 @@ class HeaderRules:
         if caller is not None:
             headers += identity_headers(caller)
         return headers
-
-
-def dialect_of(path: str) -> Dialect:
-    """Whose API a path belongs to."""
-    if path.endswith("/v1/messages") or "/v1/messages/" in path:
-        return "anthropic"
-    if "/v1beta/" in path or path.endswith((":generateContent", ":streamGenerateContent", ":countTokens")):
-        return "gemini"
-    return "openai"
 
 
 def named_by_connection(raw: RawHeaders) -> frozenset[bytes]:
