@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         None,
         description="Where Redis is: `redis://`, `rediss://` or `unix://`. Without it a bundled Valkey is started.",
     )
-    data_dir: Path = Field(Path("llmweir-data"), description="Folder of the bundled Valkey's files and the outbox.")
+    data_dir: Path = Field(Path("llmweir-data"), description="Folder of the bundled Valkey's files.")
     master_key: Secret | None = Field(None, description="Key that may do everything; without it admin routes are 503.")
     key_header: Annotated[str, AfterValidator(_check_header)] | None = Field(
         None, description="A further header to read a caller's key from."
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
         86_400,
         ge=1,
         le=31_536_000,
-        description="How long expired leases and replayed settlements are remembered, in seconds.",
+        description="How long expired leases are remembered, in seconds.",
     )
     default_user: Annotated[dict[str, JsonValue], NoDecode, BeforeValidator(_parse_json)] | None = Field(
         None, description="Record fields for callers that the app names and no record knows; without it they are 401."

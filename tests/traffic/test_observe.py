@@ -11,6 +11,7 @@ import pytest
 
 from llmweir.decision import Standing
 from llmweir.engine.asks import Settlement
+from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
 from llmweir.pricing import Rates
@@ -360,3 +361,25 @@ async def test_what_is_reported_teaches_what_to_expect() -> None:
     before = estimator.tokens_of(1000, "gpt-4o")
     watched.reservation.used(Usage(input_tokens=40, output_tokens=5))
     assert estimator.tokens_of(1000, "gpt-4o") > before
+
+
+async def test_an_answer_that_redis_refuses_to_settle_reaches_the_client_all_the_same() -> None:
+    watched = Watched(last_slot=True)
+    await watched.start(JSON_TYPE)
+    ending = asyncio.create_task(watched.body(b"{}"))
+    await asyncio.sleep(0)
+    [future] = watched.ledger.answers
+    future.set_exception(ReplyError("READONLY You can't write against a read only replica."))
+    await ending
+    assert [message["type"] for message in watched.got] == ["http.response.start", "http.response.body"]
+
+
+async def test_header_names_in_capitals_are_understood() -> None:
+    watched = Watched(stream=True)
+    await watched.start((b"Content-Type", b"text/event-stream"), (b"X-RateLimit-Limit-Requests", b"7"))
+    await watched.body(EVENT + USAGE_EVENT)
+    names = [name for name, _ in watched.got[0]["headers"]]
+    assert b"content-type" in names
+    assert b"x-ratelimit-limit-requests" not in names
+    assert USAGE_EVENT not in watched.got[-1]["body"]
+    assert watched.ledger.settled[0].input_tokens == 20

@@ -40,7 +40,7 @@ class FrontDoor(HttpToolsProtocol):
         self._head_bytes = 0
         self._patience: TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Starts the clock of the first head: a connection that says nothing is closed too."""
         super().connection_made(transport)
         self._start_clock()

@@ -1,7 +1,7 @@
 """Turns what a request body changes of a record into the changes that `write.lua` carries out.
 
 The admission script reads limits by name, so each lies in a field of its own: scalars under two letters, per-model
-limits under a family's letter and the model ('r:gpt-4o'), with the lengths of a family's prefixes beside it ('wr').
+limits under a family's letter and the model ('r:gpt-4o'), and `write.lua` packs what the admission script reads.
 """
 
 from __future__ import annotations
@@ -54,13 +54,12 @@ def _families(body: UserFields) -> Iterator[Change]:
         yield _scalar("cc", 1 if controls else None)
         yield from _family("c:", None, dict.fromkeys(controls, 1))
     if "model_rpm_limit" in sent:
-        yield from _family("r:", "wr", body.model_rpm_limit or {})
+        yield from _family("r:", None, body.model_rpm_limit or {})
     if "model_tpm_limit" in sent:
-        yield from _family("t:", "wt", body.model_tpm_limit or {})
+        yield from _family("t:", None, body.model_tpm_limit or {})
     if "model_max_budget" in sent:
         budgets = body.model_budgets
         yield "family", "b:", ""
-        yield _scalar("wb", _prefix_widths(budgets))
         for entry, budget in budgets.items():
             own = f" {durations.encode(budget.duration)}" if budget.duration is not None else ""
             yield "model_budget", entry, f"{budget.limit_nanos}{own}"

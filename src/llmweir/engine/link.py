@@ -114,7 +114,7 @@ class Link:
 
     async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
         """Runs a script, and heals a script cache that was flushed."""
-        packed = hiredis.pack_command((b"EVALSHA", script.sha, keys, *keys_and_arguments))  # type: ignore[arg-type]
+        packed = hiredis.pack_command((b"EVALSHA", script.sha, keys, *keys_and_arguments))  # type: ignore[arg-type]  # as above
         return await self.run_packed(script, packed)
 
     async def run_packed(self, script: Script, packed: bytes) -> Reply:
@@ -171,10 +171,10 @@ class Link:
                 return
 
     async def _open_wire(self) -> None:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # untyped there
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.connect()  # type: ignore[no-untyped-call]  # untyped there
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -271,7 +271,7 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self._timer is not None:
             self._timer.cancel()
-        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        self._let_owner_go()
         self._lost(self)
         error = StoreUnavailableError("the connection was lost")
         for future, _ in self.waiting:
@@ -281,6 +281,10 @@ class _Wire(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.abort()
+        self._let_owner_go()
+
+    def _let_owner_go(self) -> None:
+        """Tells redis-py's connection, which does not see that its transport is gone, by its one (private) way."""
         self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
     def _watch(self) -> None:
