@@ -23,8 +23,10 @@ import redis
 import uvicorn
 
 from llmweir.decision import CallerRefused, Standing
+from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import AliasOf, Ask, Settlement
 from llmweir.engine.keys import user_keys
+from llmweir.key_records import NewKey
 from llmweir.records import parse_new, parse_update
 from llmweir.settings import Settings
 from llmweir.traffic.asgi import App, Message, Receive, Scope, Send
@@ -378,7 +380,7 @@ class Stage:
         """Makes a user and returns an API key of theirs."""
         users = self.weir.engine.users
         await users.create(parse_new(json.dumps({"user_id": user_id, **fields}).encode()))
-        return (await users.mint_key(user_id)).secret
+        return (await ApiKeys(users).mint(user_id, NewKey())).secret
 
     async def update(self, user_id: str, **fields: Any) -> None:
         await self.weir.engine.users.update(parse_update(json.dumps({"user_id": user_id, **fields}).encode()))

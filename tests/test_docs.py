@@ -19,15 +19,18 @@ import pytest
 import redis
 import uvicorn
 from tests.backends import Clock, on_valkey
-from tests.engine.asking import an_ask, passes, settle
+from tests.engine.asking import an_ask, mint, passes, settle
 
-from llmweir import durations, settings
+from llmweir import settings
 from llmweir.cli import main
 from llmweir.cli.background import running
 from llmweir.cli.model import app as model_app
 from llmweir.cli.sockets import bind
 from llmweir.decision import Caller, Dialect, LimitName, LimitRefused, LimitState, Refusal, Standing
-from llmweir.engine import keys
+from llmweir.engine import keys, scripts
+from llmweir.engine.api_keys import ApiKeys
+from llmweir.engine.invitations import Invitations
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.records import STORED_FIELDS, parse_new
@@ -204,36 +207,106 @@ def section_of(name: str) -> str:
     return next(part for part in docs("data.md").split("\n## ") if f"`{title}`" in part.partition("\n")[0])
 
 
-def words_of(shape: str) -> int:
+def check_text(shape: str, text: str) -> None:
     assert f"`{shape}`" in docs("data.md")
-    return len(shape.split())
+    assert len(text.split()) == len(shape.split())
 
 
-def check_field(key: str, field: str, value: str) -> None:
-    """Fails where the docs do not name a field of a key, or where its text is not made as they say."""
-    words = len(value.partition("\n")[0].split())
+def check_packed(name: str, shape: str, value: bytes) -> int:
+    """Fails where a value is not packed as the docs say, word for word; gives its length up to there."""
+    layout = scripts.LAYOUTS[name]
+    assert re.search(rf"`{shape}`,\s`{re.escape(layout)}`", docs("data.md")), f"{name} is not packed as the docs say"
+    kinds = re.findall(r"i\d|s", layout)
+    assert len(kinds) == len(shape.split())
+    length = 0
+    for kind in kinds:
+        length = value.index(b"\0", length) + 1 if kind == "s" else length + int(kind[1:])
+    assert length <= len(value)
+    return length
+
+
+def check_packed_whole(name: str, shape: str, value: bytes) -> None:
+    assert check_packed(name, shape, value) == len(value)
+
+
+def check_entries(name: str, shape: str, value: bytes) -> None:
+    while value:
+        value = value[check_packed(name, shape, value) :]
+
+
+def check_lease(value: bytes) -> None:
+    length = check_packed("lease", "expires_at second tokens nanos period key model", value)
+    check_entries("lease_row", "in_window period account", value[length:])
+
+
+def check_string(key: str, value: bytes) -> None:
+    """Fails where a key that is a string is not made as the docs say."""
+    match key:
+        case "lw:{u:ID}:memo:REQUEST":
+            check_lease(value)
+        case "lw:email:ADDRESS" | "lw:alias:ALIAS":
+            check_text("since writers nonce owner", value.decode().partition("\n")[0])
+        case "lw:invite:HASH":
+            assert re.fullmatch(rb"[0-9a-f]+ \S+", value)
+        case "lw:invite:HASH:claim":
+            assert value == b"1"
+        case _:
+            assert key == "lw:key:HASH"
+
+
+ACCOUNT = "second requests slot_requests tokens slot_tokens running held spent period ends"
+MODEL = "spent day requests failed input_tokens output_tokens nanos"
+
+
+def check_of_record(field: str, value: bytes) -> None:
+    match field.partition(":")[0]:
+        case "p":
+            check_packed_whole("record", "rpm tpm parallel budget version flags widths", value)
+        case "e":
+            check_entries("line", "rpm tpm parallel budget account", value)
+        case "k":
+            identity, limits = value.decode().split()[:3], value.decode().split()[3:]
+            check_text("expires_at blocked id", " ".join(identity))
+            if limits:
+                check_text("rpm tpm parallel budget flags", " ".join(limits))
+        case "kd":
+            check_text("duration set_at", value.decode())
+
+
+def check_of_use(field: str, value: bytes) -> None:
+    match field.partition(":")[0]:
+        case "u" | "m" | "k":
+            check_packed_whole("account", ACCOUNT, value)
+        case "s":
+            check_packed_whole("model", MODEL, value)
+
+
+def check_is_named(key: str, field: str) -> None:
+    names = re.findall(r"`([^`\s]+)`", section_of(key))
+    assert any(re.fullmatch(as_pattern(name), field) for name in names), f"{field} of {key} does not stand in the docs"
+
+
+def check_field(key: str, field: str, value: bytes) -> None:
+    """Fails where the docs do not name a field of a key, or where it is not made as they say."""
     match key.removeprefix("lw:{u:ID}"):
         case ":win:ACCOUNT":
             assert 0 <= int(field) < 122
-            return
         case ":leases":
-            assert words == words_of("expires_at second tokens nanos period model")
-            assert all(len(line.split()) == words_of("in_window period account") for line in value.split("\n")[1:])
-            return
+            check_lease(value)
         case ":day:N":
-            assert words == words_of("requests failed input_tokens output_tokens nanos")
-            return
+            check_text("requests failed input_tokens output_tokens nanos", value.decode())
+        case "lw:{users}:rows" | "lw:{keys}:rows":
+            check_text("writers nonce", value.decode().partition("\n")[0])
         case ":doc" if field in STORED_FIELDS:
             json.loads(value)
-            return
-        case "" if field == "p":
-            assert words == words_of("version flags widths rpm tpm parallel budget")
-        case "" if field.startswith("e:"):
-            assert words == words_of("rpm tpm budget account")
-        case ":use" if field == "u" or field.startswith("m:"):
-            assert words == words_of("second requests slot_requests tokens slot_tokens held spent period ends")
-    names = re.findall(r"`([^`\s]+)`", section_of(key))
-    assert any(re.fullmatch(as_pattern(name), field) for name in names), f"{field} of {key} does not stand in the docs"
+        case ":use":
+            check_of_use(field, value)
+            check_is_named(key, field)
+        case "":
+            check_of_record(field, value)
+            check_is_named(key, field)
+        case _:
+            check_is_named(key, field)
 
 
 async def use_everything(users: Users, store: Store, clock: Clock) -> None:
@@ -248,16 +321,29 @@ async def use_everything(users: Users, store: Store, clock: Clock) -> None:
         "metadata": {"m": 1}, "config": {"c": 1}, "team_id": "t", "spend": 1,
     }  # fmt: skip
     await users.create(parse_new(json.dumps(body).encode()), password_hash="x")
-    await users.mint_key("ana", alias="laptop", life=durations.parse("1d"))
+    plain = await mint(users, "ana", key_alias="laptop", duration="1d")
+    key = await mint(
+        users, "ana", key_alias="server", team_id="t", rpm_limit=9, tpm_limit=99, max_parallel_requests=9, max_budget=1,
+        budget_duration="1mo", models=["gpt-4*", "o1"], aliases={"quick": "o1"}, metadata={"m": 1},
+    )  # fmt: skip
     for number in range(3):
         await passes(store, an_ask(f"settled-{number}", user_id="ana", tokens=5, nanos=7))
         await settle(store, f"settled-{number}", user_id="ana", tokens=4, nanos=6)
         clock.advance(seconds=2)
     await passes(store, an_ask("lost", user_id="ana", model="o1", tokens=5, nanos=7))
     clock.advance(seconds=31)
+    for number, minted in enumerate((plain, key)):
+        key_hash = hash_key(minted.secret)
+        await passes(store, an_ask(f"running-{number}", user_id="ana", key_hash=key_hash, tokens=5, nanos=7))
+    await users.days("ana", 0, 0)
     await passes(store, an_ask("running", user_id="ana", tokens=5, nanos=7))
     await users.put_default(parse_new(b'{"rpm_limit": 1}'), "guest", "digest")
     await users.create(parse_new(b'{"user_id": "bob", "blocked": true, "user_role": "internal_user_viewer"}'))
+    invitations = Invitations(users.data.link, users)
+    await invitations.issue("bob")
+    assert await invitations.accept(await invitations.issue("guest"), "a hash")
+    await users.directory._catalogue.open("crashed")
+    await ApiKeys(users)._directory._catalogue.open("crashed")
 
 
 @on_valkey
@@ -266,15 +352,17 @@ async def test_every_key_and_field_in_redis_stands_in_the_docs(
 ) -> None:
     await use_everything(users, store, clock)
     seen = set()
-    with redis.from_url(url, decode_responses=True) as client:
-        for key in client.scan_iter():
+    with redis.from_url(url) as client:
+        for key in (each.decode() for each in client.scan_iter()):
             name = documented_key(key)
             kind, expires = documented_keys()[name]
             seen.add(name)
-            assert client.type(key) == kind, key
+            assert client.type(key).decode() == {"sorted set": "zset"}.get(kind, kind), key
             assert (client.pttl(key) > 0) == (expires.split()[0] not in ("never", "never;", "with")), key
             for field, value in client.hgetall(key).items() if kind == "hash" else ():
-                check_field(name, field, value)
+                check_field(name, field.decode(), value)
+            if kind == "string":
+                check_string(name, client.get(key))
         assert client.exists(keys.window("ana", "u"), keys.day("ana", clock() // 86_400_000)) == 2
     assert seen == set(documented_keys())
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import calendar
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmweir.durations import Duration, encode, parse, period_end_ms
+from llmweir.durations import Duration, encode, parse, pattern, period_end_ms
 from llmweir.errors import InvalidValueError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,3 +89,11 @@ def test_an_exact_period_is_the_first_that_ends_after_now(seconds: int, anchor_m
     assert end_ms > now_ms
     assert (end_ms - anchor_ms) % length_ms == 0
     assert end_ms - length_ms <= max(now_ms, anchor_ms)
+
+
+@pytest.mark.parametrize("unit", ["s", "m", "h", "d", "w", "mo"])
+def test_the_pattern_in_the_schema_takes_what_is_read_and_nothing_else(unit: str) -> None:
+    longest = {"s": 3_155_760_000, "m": 52_596_000, "h": 876_600, "d": 36_525, "w": 5_217, "mo": 1_200}[unit]
+    written = re.compile(pattern())
+    for count in (0, 1, 9, 10, 11, 99, 100, 999, longest // 2, longest - 1, longest, longest + 1, longest * 10):
+        assert bool(written.fullmatch(f"{count}{unit}")) is (0 < count <= longest), count

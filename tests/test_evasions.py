@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.engine.asking import mint
 from tests.harness import (
     CHAT_USAGE,
     COST_NANOS,
@@ -35,8 +36,6 @@ from tests.harness import (
     statuses,
     streamed,
 )
-
-from llmweir.durations import parse
 
 UrlOf = Callable[[str], str]
 Place = Callable[..., AbstractAsyncContextManager[Stage]]
@@ -407,8 +406,8 @@ async def test_a_key_that_is_no_longer_good_lets_nobody_in(
 async def test_an_expired_key_lets_nobody_in(stage: Stage) -> None:
     await stage.user("ann")
     users, store = stage.weir.engine.users, stage.weir.engine.store
-    users._clock = store._clock = lambda: 1_800_000_000_000
-    key = (await users.mint_key("ann", life=parse("1s"))).secret
+    users.data.clock = store._clock = lambda: 1_800_000_000_000
+    key = (await mint(users, "ann", duration="1s")).secret
     assert (await stage.chat(key)).status_code == 200
     store._clock = lambda: 1_800_000_001_000
     refused = await stage.chat(key)

@@ -163,14 +163,14 @@ TIERED = Rates(input=1_000, output=2_000, tiers=((10, Rates(input=3_000, output=
 )
 def test_a_tier_holds_for_all_tokens_past_its_start(input_tokens: int, nanos: int) -> None:
     assert TIERED.cost_nanos(Usage(input_tokens=input_tokens, output_tokens=1)) == nanos
-    assert TIERED.hold_nanos(input_tokens, 1) == nanos
+    assert TIERED.holds_nanos(input_tokens, 0, 1)[1] == nanos
 
 
 def test_a_hold_is_rounded_up_once_and_covers_the_dearer_of_answer_and_reasoning() -> None:
     rates = Rates(input=1, output=1, reasoning=2, request=1_000)
-    assert rates.hold_nanos(0, 0) == 1
-    assert rates.hold_nanos(1, 0) == 2
-    assert rates.hold_nanos(500, 250) == 2
+    assert rates.holds_nanos(0, 0, 0)[0] == 1
+    assert rates.holds_nanos(1, 0, 0)[0] == 2
+    assert rates.holds_nanos(500, 250, 0)[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from llmweir.durations import parse
 from llmweir.records import (
+    UNUSED_FIELDS,
     ModelBudget,
     NewUser,
     UserRecord,
+    UserUpdate,
     as_json,
     iso_time,
     parse_new,
@@ -95,6 +97,22 @@ def test_a_read_only_field_says_so(name: str) -> None:
     assert _problems(json.dumps({name: None})) == [
         {"type": "read_only", "loc": ["body", name], "msg": "This field is read only."}
     ]
+
+
+@pytest.mark.parametrize("name", sorted(UNUSED_FIELDS))
+def test_a_field_that_means_nothing_here_is_taken_only_when_empty(name: str) -> None:
+    empties: tuple[object, ...] = (None, False, "", [], {})
+    for empty in empties:
+        assert parse_new(json.dumps({name: empty}).encode()).model_fields_set == set()
+        update = parse_update(json.dumps({"user_id": "a", name: empty}).encode())
+        assert update.model_fields_set == {"user_id"}
+    for value in (True, 0, 1, "a", [None], {"a": 1}):
+        message = "This field means nothing here: leave it out, or send null."
+        assert _problems(json.dumps({name: value})) == [{"type": "unused_field", "loc": ["body", name], "msg": message}]
+
+
+def test_no_field_both_works_and_means_nothing() -> None:
+    assert not UNUSED_FIELDS & NewUser.model_fields.keys()
 
 
 def test_a_problem_never_tells_the_value() -> None:
@@ -224,5 +242,8 @@ def test_the_password_is_hidden_in_the_repr() -> None:
     assert "12345678" not in repr(parse_new(b'{"password": "12345678"}'))
 
 
-def test_the_bodies_have_a_json_schema() -> None:
-    assert json.dumps(NewUser.model_json_schema())
+def test_the_bodies_have_a_json_schema_that_names_what_means_nothing() -> None:
+    for body in (NewUser, UserUpdate):
+        schema = json.loads(json.dumps(body.model_json_schema()))
+        assert schema["properties"].keys() == body.model_fields.keys() | UNUSED_FIELDS
+        assert schema["properties"]["tags"] == {"enum": [None, False, "", [], {}]}

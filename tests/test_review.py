@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +13,6 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from llmweir.admin.app import AdminApi
 from llmweir.cli.background import running
 from llmweir.cli.front_door import FrontDoorConfig
 from llmweir.cli.sockets import bind
@@ -80,59 +78,6 @@ async def test_a_redis_that_refuses_a_renewal_does_not_stop_the_heartbeat() -> N
     assert (store.renewed, store.sent) == (2, 2)
 
 
-class RefusingUsers:
-    """Users in a Redis that answers every command with an error."""
-
-    async def get(self, _: str) -> None:
-        """Refuses."""
-        raise ReplyError("LOADING the dataset is being loaded in memory")
-
-
-async def refuse_ping() -> None:
-    """What PING raises while Redis is loading its data."""
-    raise ReplyError("LOADING the dataset is being loaded in memory")
-
-
-@pytest.fixture
-async def admin() -> AsyncIterator[httpx.AsyncClient]:
-    """An admin API over a Redis that refuses everything."""
-    heads = HeadReader()
-    api = AdminApi(
-        cast(Users, RefusingUsers()),
-        read_key=lambda headers: heads.read(headers).api_key,
-        master_key=MASTER,
-        ping=refuse_ping,
-        version="1",
-    )
-    transport = httpx.ASGITransport(cast(Any, api.app("")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
-
-
-HEADS = {
-    "two keys": [("authorization", f"Bearer {MASTER}"), ("authorization", "Bearer sk-other")],
-    "a method override": [("authorization", f"Bearer {MASTER}"), ("x-http-method", "POST")],
-}
-
-
-@pytest.mark.parametrize("headers", HEADS.values(), ids=HEADS)
-async def test_an_admin_request_whose_head_cannot_be_read_for_certain_is_400(
-    admin: httpx.AsyncClient, headers: list[tuple[str, str]]
-) -> None:
-    answer = await admin.get("/user/info", params={"user_id": "ann"}, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "400")
-
-
-async def test_a_store_that_refuses_a_command_is_503_in_the_admin_api(admin: httpx.AsyncClient) -> None:
-    answer = await admin.get("/user/info", params={"user_id": "ann"}, headers=ADMIN)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")
-
-
-async def test_a_store_that_is_loading_its_data_is_not_ready(admin: httpx.AsyncClient) -> None:
-    answer = await admin.get("/health/readiness")
-    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
-
-
 UPGRADES = {"a WebSocket": (b"websocket", True), "in capitals": (b"WebSocket", True), "HTTP/2": (b"h2c", False)}
 
 
@@ -152,7 +97,11 @@ def test_no_price_makes_more_nanos_than_the_scripts_can_count(tmp_path: Path) ->
     rates = PriceBook(prices).rates("gold")
     assert rates is not None
     most = 9 * 10**15
-    assert rates.hold_nanos(10**9, 10**9) == rates.cost_nanos(Usage(input_tokens=10**9, output_tokens=10**9)) == most
+    assert (
+        rates.holds_nanos(10**9, 10**9, 0)[0]
+        == rates.cost_nanos(Usage(input_tokens=10**9, output_tokens=10**9))
+        == most
+    )
 
 
 async def test_a_password_sent_as_null_is_cleared(users: Users) -> None:

@@ -75,6 +75,16 @@ def test_a_dict_and_a_list_may_be_keywords_too() -> None:
         pytest.param("redis_url", "http://host", "one of the schemes redis, rediss", id="redis of another scheme"),
         pytest.param("redis_url", "redis://", "one of the schemes", id="redis without a host"),
         pytest.param("alert_webhook_url", "slack", "http:// or https:// URL", id="webhook not a url"),
+        pytest.param("smtp_url", "http://host", "such as smtp://", id="mail server of another scheme"),
+        pytest.param("smtp_url", "smtp://host", "?from=", id="mail server without a sender"),
+        pytest.param("smtp_url", "smtp://u@host?from=a@b.c", "or neither", id="mail server with half a login"),
+        pytest.param("smtp_url", "smtp://host?from=a@b.c", "smtp_url needs public_url", id="mails without links"),
+        pytest.param("public_url", "weir.example.com", "http:// or https:// URL", id="public url without a scheme"),
+        pytest.param("public_url", "ftp://host", "http:// or https:// URL", id="public url of another scheme"),
+        pytest.param("public_url", "https://u:pw@host", "http:// or https:// URL", id="public url with a password"),
+        pytest.param("public_url", "https://host/?q", "no more", id="public url with a query"),
+        pytest.param("public_url", "https://host:port", "no more", id="public url with an odd port"),
+        pytest.param("public_url", "https://h/\r\nx", "no more", id="public url with a line end"),
         pytest.param("master_key", "", "not empty", id="empty master key"),
         pytest.param("master_key", "sk a", "without spaces", id="master key with a space"),
         pytest.param("master_key", "sk-ä", "printable ASCII", id="master key not ascii"),
@@ -131,6 +141,8 @@ def test_every_documented_redis_url_is_taken_as_it_is(url: str) -> None:
         pytest.param("admin_prefix", "/", "", id="prefix that is none"),
         pytest.param("key_header", "X-My-Key", "x-my-key", id="header"),
         pytest.param("data_dir", "/var/lib/x", Path("/var/lib/x"), id="folder"),
+        pytest.param("public_url", "https://weir.example.com/", "https://weir.example.com", id="public url"),
+        pytest.param("public_url", "http://[::1]:8787/a/b/", "http://[::1]:8787/a/b", id="public url with a path"),
     ],
 )
 def test_a_value_is_kept_in_one_form(name: str, value: object, kept: object) -> None:
@@ -189,13 +201,15 @@ def test_no_secret_ever_shows() -> None:
         upstream_api_key="hush",
         redis_url="redis://:hush@host",
         alert_webhook_url="https://host/hush",
+        smtp_url="smtp://hush:hush@host?from=weir@example.com",
+        public_url="https://weir.example.com",
     )
     assert "hush" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 def test_an_error_never_shows_the_value() -> None:
     with pytest.raises(InvalidValueError) as caught:
-        Settings(redis_url="http://:hush@host", master_key="hush hush")
+        Settings(redis_url="http://:hush@host", master_key="hush hush", smtp_url="smtp://u:hush#@h?from=a@b")
     assert "hush" not in f"{caught.value} {caught.value.__cause__}"
 
 

@@ -31,6 +31,7 @@ class LimitState(msgspec.Struct, frozen=True):
     used: int
     asked: int = 0
     reset_ms: int | None = None
+    of_key: bool = False
 
     @property
     def remaining(self) -> int:
@@ -47,7 +48,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     Requests, tokens, slots; budgets in nano-dollars; `used` counts what is held for requests in flight. A limit of
     NO_LIMIT is not set. `*_reset_ms` is the time until the limit is back at its initial state: a window empty, a
-    period over (NO_LIMIT: never).
+    period over (NO_LIMIT: never). Where the caller's API key has limits of its own, each that has less room left stands
+    in the place of the user's.
     """
 
     rpm_limit: int
@@ -84,10 +86,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """The request may pass; its reservation is held until it is settled."""
+    """The request may pass; its reservation is held until it is settled.
+
+    `is_tight`: one more request like this one might not fit for as long as this one is not settled. Other requests of
+    the caller may follow while it runs, so half of the parallel slots taken is tight already.
+    """
 
     standing: Standing
     profile: Caller
+    is_tight: bool = False
 
 
 class CallerRefused(msgspec.Struct, frozen=True):

@@ -44,6 +44,23 @@ def parse(text: str) -> Duration:
     return Duration(text, length_ms, months)
 
 
+def pattern() -> str:
+    """A regular expression, as JSON Schema has them, of all that `parse` reads."""
+    most = {unit: _LONGEST_MS // length_ms for unit, length_ms in _UNIT_MS.items()} | {"mo": _LONGEST_MONTHS}
+    return "({})".format("|".join(f"({_up_to(str(count))}){unit}" for unit, count in most.items()))
+
+
+def _up_to(most: str) -> str:
+    """The whole numbers from 1 to `most`: those with fewer digits, those that are less from some digit on, itself."""
+    rest = len(most) - 1
+    ranges = [f"[1-9][0-9]{{0,{rest - 1}}}"]
+    for at, digit in enumerate(most):
+        first = 0 if at else 1
+        if int(digit) > first:
+            ranges.append(f"{most[:at]}[{first}-{int(digit) - 1}][0-9]{{{rest - at}}}")
+    return "|".join([*ranges, most])
+
+
 def encode(duration: Duration) -> str:
     """Spells a duration for the scripts: the milliseconds of an exact one ("86400000"), or "3mo"."""
     return f"{duration.months}mo" if duration.months else str(duration.length_ms)

@@ -48,3 +48,11 @@ class NotFoundError(LlmweirError):
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class MailNotSentError(LlmweirError):
+    """The mail server did not take a mail; `reason` says why, without an address, a login or what the server said."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The mail was not sent: {reason}.")
+        self.reason = reason

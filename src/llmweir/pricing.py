@@ -57,12 +57,17 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         """
         return _flat_cost_nanos(self.for_input(usage.input_tokens) if self.tiers else self, usage)
 
-    def hold_nanos(self, input_tokens: int, output_tokens: int) -> int:
-        """What to hold for a request of this size in nano-dollars, rounded up; reasoning is not known beforehand."""
+    def holds_nanos(self, input_tokens: int, least_output_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """What to ask at least, and what to hold, for a request of this size in nano-dollars, each rounded up.
+
+        Reasoning is not known beforehand, so output counts as the dearer of the two.
+        """
         rates = self.for_input(input_tokens) if self.tiers else self
-        picos = rates.request + input_tokens * rates.input + output_tokens * max(rates.output, rates.reasoning)
-        nanos = -(-picos // _PICOS_PER_NANO)
-        return min(_MOST_NANOS, nanos)
+        before = rates.request + input_tokens * rates.input
+        each = max(rates.reasoning, rates.output)
+        least = -(-(before + least_output_tokens * each) // _PICOS_PER_NANO)
+        most = -(-(before + output_tokens * each) // _PICOS_PER_NANO)
+        return (min(_MOST_NANOS, least)), (min(_MOST_NANOS, most))
 
     def for_input(self, input_tokens: int) -> Rates:
         """The rates that hold for a request of so many input tokens."""

@@ -1,11 +1,12 @@
-"""The types of a record's fields: what a request body may hold, each with a sentence for what it may not."""
+"""The types of a record's fields: what a body may hold, what is said of what it may not, how a time is shown."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     PlainValidator,
     SecretStr,
@@ -23,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from llmweir import durations, money
 
@@ -34,11 +37,13 @@ _MAX_PROBLEMS = 100
 _MAX_LOC_CHARS = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
 
 UserRole = Literal[
     "proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer", "team", "customer"
 ]  # fmt: skip
 READ_ONLY = frozenset({"reserved", "budget_reset_at", "created_at", "updated_at", "model_spend"})
+_EMPTY: tuple[JsonValue, ...] = (None, False, "", [], {})
 
 
 class RequestBody(BaseModel):
@@ -47,6 +52,57 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, protected_namespaces=()
     )
+
+
+def _document_unused(schema: dict[str, JsonValue], body: type[FieldsBody]) -> None:
+    unused: dict[str, JsonValue] = {name: {"enum": list(_EMPTY)} for name in sorted(body.unused_fields)}
+    properties = schema["properties"]
+    assert isinstance(properties, dict)  # noqa: S101 (it is the schema of an object)
+    for name in body.null_texts & properties.keys():
+        shown = properties[name]
+        assert isinstance(shown, dict) and isinstance(shown["anyOf"], list)  # noqa: S101, PT018 (null is among them)
+        shown["anyOf"].append({"const": ""})
+    schema["properties"] = properties | unused
+
+
+class FieldsBody(RequestBody):
+    """A body whose `model_fields_set` names the fields that were sent, null among them unless `null_is_absent`.
+
+    `unused_fields` are those that clients of the LiteLLM proxy send and that mean nothing here: taken when empty,
+    and then as if they had not been sent. `null_texts` are those where an empty text stands for null: clients written
+    in Go send one for what is not set.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_document_unused)
+    null_is_absent: ClassVar[bool] = False
+    unused_fields: ClassVar[frozenset[str]] = frozenset()
+    null_texts: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_sent(cls, body: object) -> object:
+        if not isinstance(body, dict):
+            return body
+        unused = cls.unused_fields & body.keys()
+        refused = sorted(name for name in unused if not _is_empty(body[name]))
+        if refused:
+            raise ValidationError.from_exception_data(cls.__name__, [_unused(name) for name in refused])
+        used = {name: sent for name, sent in body.items() if name not in unused}
+        used |= dict.fromkeys(name for name in cls.null_texts & used.keys() if used[name] == "")
+        return {name: sent for name, sent in used.items() if cls._counts(name, sent)}
+
+    @classmethod
+    def _counts(cls, name: str, sent: object) -> bool:
+        return sent is not None or not cls.null_is_absent or name not in cls.model_fields
+
+
+def _is_empty(value: object) -> bool:
+    return any(type(value) is type(empty) and value == empty for empty in _EMPTY)
+
+
+def _unused(name: str) -> InitErrorDetails:
+    message = "This field means nothing here: leave it out, or send null."
+    return InitErrorDetails(type=PydanticCustomError("unused_field", message), loc=(name,), input=None)
 
 
 class ModelBudget(msgspec.Struct, frozen=True):
@@ -71,6 +127,19 @@ def _problem(kind: str, loc: tuple[int | str, ...], message: str) -> dict[str, o
         loc = loc[:2] + loc[3:]  # the third names the shape that was tried, not a place in the body
     parts = [part[:_MAX_LOC_CHARS] if isinstance(part, str) else part for part in loc]
     return {"type": kind, "loc": ["body", *parts], "msg": message.removeprefix("Value error, ")}
+
+
+class Documented(msgspec.Struct, frozen=True):
+    """Members of a type's JSON schema that say what its validator sees to."""
+
+    members: tuple[tuple[str, str | bool], ...]
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), **dict(self.members)}
+
+
+def _shown_as(pattern: str) -> Documented:
+    return Documented((("pattern", f"^{pattern}$"),))
 
 
 def _printable(text: str) -> str:
@@ -151,18 +220,34 @@ def canonical_json(value: JsonValue) -> str:
 
 
 _Entries = Field(max_length=MAX_ENTRIES)
-Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
-ModelPattern = Annotated[Name, AfterValidator(_pattern)]
-_ExactName = Annotated[Name, AfterValidator(_exact)]
-Email = Annotated[str, Field(min_length=3, max_length=320), AfterValidator(_email)]
+_NAMED_VALUES = Documented((("additionalProperties", False),))
+Name = Annotated[
+    str, Field(min_length=1, max_length=256), AfterValidator(_printable), _shown_as(f"[^{_CONTROLS}]+")
+]  # fmt: skip
+ModelPattern = Annotated[Name, AfterValidator(_pattern), _shown_as(f"[^*{_CONTROLS}]*[^{_CONTROLS}]")]
+_ExactName = Annotated[Name, AfterValidator(_exact), _shown_as(f"[^*{_CONTROLS}]+")]
+Email = Annotated[
+    str,
+    Field(min_length=3, max_length=320),
+    AfterValidator(_email),
+    _shown_as(rf"[^@\s{_CONTROLS}]+@[^@\s{_CONTROLS}]+"),
+]
 Password = Annotated[
     SecretStr,
     AfterValidator(_password),
     WithJsonSchema(
-        {"type": "string", "format": "password", "minLength": 8, "maxLength": 1024, "writeOnly": True}
+        {
+            "type": "string", "format": "password", "minLength": 8, "maxLength": 1024, "writeOnly": True,
+            "pattern": f"^[^{_CONTROLS}]+$",
+        }
     ),
 ]  # fmt: skip
-DurationText = Annotated[str, AfterValidator(_duration), Field(examples=["30s", "30m", "30h", "30d", "2w", "1mo"])]
+DurationText = Annotated[
+    str,
+    AfterValidator(_duration),
+    Field(examples=["30s", "30m", "30h", "30d", "2w", "1mo"]),
+    _shown_as(durations.pattern()),
+]
 Usd = Annotated[
     int | float,
     PlainValidator(_usd),
@@ -175,8 +260,8 @@ Whole = Annotated[
 ]
 Names = Annotated[list[Name], _Entries]
 ModelList = Annotated[list[ModelPattern], _Entries]
-ModelLimits = Annotated[dict[ModelPattern, Whole], _Entries]
-Aliases = Annotated[dict[_ExactName, _ExactName], _Entries]
+ModelLimits = Annotated[dict[ModelPattern, Whole], _Entries, _NAMED_VALUES]
+Aliases = Annotated[dict[_ExactName, _ExactName], _Entries, _NAMED_VALUES]
 JsonDict = Annotated[dict[str, JsonValue], _Entries, BeforeValidator(_shallow), AfterValidator(_small)]
 
 
@@ -216,6 +301,7 @@ ModelBudgets = Annotated[
         ],
     ],
     _Entries,
+    _NAMED_VALUES,
 ]
 
 
@@ -225,3 +311,17 @@ def read_model_budget(sent: object) -> ModelBudget:
     usd = body.budget_limit if body.max_budget is None else body.max_budget
     text = body.budget_duration or body.time_period
     return ModelBudget(money.usd_to_nanos(usd or 0), durations.parse(text) if text else None)
+
+
+def caseless_email(address: str) -> str:
+    """An email address without the case of its letters; addresses that differ in more stay apart.
+
+    Unicode's case folding goes further: it makes "ss" of "ß" and "k" of the Kelvin sign, and those are other mailboxes.
+    """
+    return "".join(small if (small := char.lower()).upper() == char else char for char in address)
+
+
+def iso_time(at_ms: int) -> str:
+    """Spells a time in ms since 1970 UTC as ISO 8601, to the ms: "2026-01-31T12:00:00.000Z"."""
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+    return at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

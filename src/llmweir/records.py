@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 from pydantic import Field, JsonValue, model_validator
@@ -15,6 +14,7 @@ from llmweir.record_fields import (
     Aliases,
     DurationText,
     Email,
+    FieldsBody,
     JsonDict,
     ModelBudget,
     ModelBudgetBody,
@@ -24,11 +24,11 @@ from llmweir.record_fields import (
     Name,
     Names,
     Password,
-    RequestBody,
     Usd,
     UserRole,
     Whole,
     canonical_json,
+    iso_time,
     problems,
     read_model_budget,
 )
@@ -36,6 +36,7 @@ from llmweir.record_fields import (
 __all__ = [
     "NO_MODELS",
     "STORED_FIELDS",
+    "UNUSED_FIELDS",
     "ModelBudget",
     "NewUser",
     "UserFields",
@@ -61,8 +62,19 @@ STORED_FIELDS = (
 """The fields that the record's document holds, each as JSON text."""
 
 
-class UserFields(RequestBody):
+UNUSED_FIELDS = frozenset({
+    "access_group_ids", "agent_id", "allowed_passthrough_routes", "allowed_routes", "allowed_vector_store_indexes",
+    "auto_rotate", "budget_fallbacks", "budget_id", "budget_limits", "enforced_params", "key_type", "mcp_rpm_limit",
+    "object_permission", "organization_id", "organizations", "policies", "project_id", "prompts", "rotation_interval",
+    "router_settings", "rpm_limit_type", "sso_user_id", "tag_rpm_limit", "tags", "tpm_limit_type",
+})  # fmt: skip
+"""Fields that clients of the LiteLLM proxy send of a user and that mean nothing here: taken when empty."""
+
+
+class UserFields(FieldsBody):
     """Every writable field of a record; `model_fields_set` names those that were sent, null among them."""
+
+    unused_fields: ClassVar[frozenset[str]] = UNUSED_FIELDS
 
     user_id: Name | None = None
     user_email: Email | None = None
@@ -133,12 +145,7 @@ class UserFields(RequestBody):
 class NewUser(UserFields):
     """The body of `POST /user/new`; null is the same as absent."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, body: object) -> object:
-        if not isinstance(body, dict):
-            return body
-        return {name: sent for name, sent in body.items() if sent is not None or name not in cls.model_fields}
+    null_is_absent: ClassVar[bool] = True
 
     @property
     def joins_team(self) -> None:
@@ -305,12 +312,6 @@ def as_json(record: UserRecord) -> dict[str, object]:
         "created_at": iso_time(record.created_at_ms),
         "updated_at": iso_time(record.updated_at_ms),
     }
-
-
-def iso_time(at_ms: int) -> str:
-    """Spells a time in ms since 1970 UTC as ISO 8601, to the ms: "2026-01-31T12:00:00.000Z"."""
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
-    return at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def _usd(nanos: int | None) -> int | float | None:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from llmweir.errors import InvalidValueError
+from llmweir.mail import read_smtp_url
 
 ENV_PREFIX = "LLMWEIR_"
 CONFIG_FILE = "llmweir.toml"
@@ -73,6 +74,18 @@ def _check_webhook(value: SecretStr) -> SecretStr:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("should be an http:// or https:// URL")
     return value
+
+
+def _check_smtp_url(value: SecretStr) -> SecretStr:
+    read_smtp_url(value.get_secret_value())
+    return value
+
+
+def _check_public_url(value: str) -> str:
+    host = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+    if not re.fullmatch(rf"https?://{host}(/[A-Za-z0-9._~%-]+)*/?", value):
+        raise ValueError("should be an http:// or https:// URL: a host in ASCII, perhaps a port and a path, no more")
+    return value.rstrip("/")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
@@ -223,6 +236,14 @@ class Settings(BaseSettings):
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_check_webhook)] | None = Field(
         None, description="URL that gets a POST for every alert, such as a soft budget crossed."
     )
+    smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = Field(
+        None,
+        description="Mail server that sends invitations: `smtp://user:password@host:587?from=weir@example.com`, or "
+        "`smtps://`.",
+    )
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = Field(
+        None, description="Where people reach llmweir, for the links in mails: `https://weir.example.com`."
+    )
 
     def __init__(self, **values: object) -> None:
         _refuse_unknown(values, "")
@@ -248,6 +269,12 @@ class Settings(BaseSettings):
     def _renew_before_expiry(self) -> Self:
         if self.lease_renew_s >= self.lease_ttl_s:
             raise ValueError("lease_renew_s should be less than lease_ttl_s")
+        return self
+
+    @model_validator(mode="after")
+    def _links_lead_somewhere(self) -> Self:
+        if self.smtp_url is not None and self.public_url is None:
+            raise ValueError("smtp_url needs public_url: where the links in the mails are to point")
         return self
 
     def for_front(self) -> Paths:

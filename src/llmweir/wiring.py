@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from llmweir import __version__
 from llmweir.admin.app import AdminApi
+from llmweir.admin.build import AdminOptions, admin_api
 from llmweir.alerts import Alerts
+from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import SoftBudgetCrossed
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.link import Link, ReplyError
@@ -54,6 +56,7 @@ class Engine:
         self.link: Link
         self.store: Store
         self.users: Users
+        self.keys: ApiKeys
 
     async def start(self) -> None:
         """Starts everything; a Redis of your own may be away, and is connected to when it is back.
@@ -72,6 +75,7 @@ class Engine:
         self.store = Store(self.link, lease_ttl_ms=settings.lease_ttl_s * 1000, memo_ttl_ms=memo_ttl_ms)
         self.store.tell_soft_budgets(self._soft_budget_crossed)
         self.users = Users(self.link, memo_ttl_ms=memo_ttl_ms)
+        self.keys = ApiKeys(self.users)
         with contextlib.suppress(StoreUnavailableError, ReplyError, TimeoutError):
             async with asyncio.timeout(_FIRST_ANSWER_S):
                 await self.store.load_scripts()
@@ -139,13 +143,11 @@ class Weir:
         self._engine = Engine(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
-        self._running = 0
         self._gate: App | None = None
+        self._admin_api: AdminApi | None = None
         self._admin: App | None = None
-        self._admin_paths = frozenset(
-            f"{paths.admin_prefix}{path}"
-            for path in ("/user/new", "/user/update", "/user/info", "/health/liveliness", "/health/readiness")
-        )
+        self._admin_paths: frozenset[str] = frozenset()
+        self._admin_path_starts: tuple[str, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request, or the lifespan."""
@@ -157,13 +159,16 @@ class Weir:
         path, root_path = scope["path"], scope.get("root_path")
         if root_path and path.startswith(root_path + "/"):
             path = path[len(root_path) :]
-        app = self._admin if path in self._admin_paths and scope["type"] == "http" else self._gate
+        app = self._gate
+        if path in self._admin_paths or path.startswith(self._admin_path_starts):
+            app = self._app_of(path, scope["type"])
         assert app is not None  # noqa: S101 (it has started)
-        self._running += 1
-        try:
-            await app(scope, receive, send)
-        finally:
-            self._running -= 1
+        await app(scope, receive, send)
+
+    def _app_of(self, path: str, kind: str) -> App | None:
+        """Who serves a path that may be the admin API's."""
+        api = self._admin_api
+        return self._admin if kind == "http" and api is not None and path in api.paths else self._gate
 
     @property
     def engine(self) -> Engine:
@@ -189,13 +194,7 @@ class Weir:
             settings = self._settings
             heads = HeadReader(settings.key_header)
             master_key = settings.master_key.get_secret_value() if settings.master_key is not None else None
-            self._admin = AdminApi(
-                self._engine.users,
-                read_key=lambda headers: heads.read(headers).api_key,
-                master_key=master_key,
-                ping=self._engine.link.ready,
-                version=__version__,
-            ).app(self._paths.admin_prefix)
+            self._serve_admin(heads, master_key)
             self._gate = Gate(
                 self._app,
                 store=self._engine.store,
@@ -219,10 +218,26 @@ class Weir:
         """Stops the engine once what still runs is settled; a later request starts it again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_REQUESTS_S):
-                while self._running:  # noqa: ASYNC110 (an event would cost every request something)
+                while self._gate and self._engine.store.is_busy:  # noqa: ASYNC110 (an event would cost every request)
                     await asyncio.sleep(0.01)
         self._gate = self._admin = None
         await self._engine.aclose()
+
+    def _serve_admin(self, heads: HeadReader, master_key: str | None) -> None:
+        settings = self._settings
+        options = AdminOptions(
+            master_key=master_key,
+            prefix=self._paths.admin_prefix,
+            read_key=lambda headers: heads.read(headers).api_key,
+            key_headers=heads.key_headers,
+            body_timeout_s=settings.body_timeout_s,
+            smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url is not None else None,
+            public_url=settings.public_url,
+            version=__version__,
+        )
+        api = admin_api(self._engine.link, self._engine.users, self._engine.keys, options)
+        self._admin, self._admin_paths, self._admin_path_starts = api.app(), api.paths.exact, api.paths.starts
+        self._admin_api = api
 
     def _gate_default_user(self) -> DefaultUser | None:
         if self._default_user is None:

@@ -17,7 +17,7 @@ def help_of(*command: str) -> str:
 
 def test_every_command_is_listed_with_a_whole_sentence() -> None:
     listed = help_of().partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in listed] == ["demo", "model", "serve"]
+    assert [line.split()[0] for line in listed] == ["demo", "import", "key", "model", "serve", "user"]
     assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 

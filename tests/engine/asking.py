@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from llmweir.decision import Admitted, Decision, LimitRefused
+from llmweir.engine.api_keys import ApiKeys, MintedKey
 from llmweir.engine.asks import AliasOf, Ask, Settlement
 from llmweir.engine.store import Store
 from llmweir.engine.users import User, Users
+from llmweir.key_records import NewKey
 from llmweir.money import nanos_to_usd
 from llmweir.records import parse_new, parse_update
 
@@ -28,6 +30,11 @@ async def user(users: Users, user_id: str = "u") -> User:
     found = await users.get(user_id)
     assert found is not None
     return found
+
+
+async def mint(users: Users, user_id: str = "u", /, **fields: Any) -> MintedKey:
+    """Make an API key with these fields of its body."""
+    return await ApiKeys(users).mint(user_id, NewKey.model_validate_json(json.dumps(fields)))
 
 
 def an_ask(  # a request names what it wants in one line

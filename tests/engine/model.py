@@ -7,143 +7,27 @@ contract, not from the scripts: nothing here is fast, and nothing is kept that f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, cast
 
-from llmweir import durations
+from tests.engine.model_parts import (
+    SPAN_S,
+    Event,
+    Key,
+    Limits,
+    ModelBudget,
+    Part,
+    Reservation,
+    Row,
+    Scope,
+    Want,
+    end_of_period,
+)
+
 from llmweir.decision import CallerRefused, LimitName, LimitRefused, LimitState, Standing
 
-SPAN_S = 61
-"""The running second and the 60 before it."""
-
+Kind = Literal["wait", "stop", "never"]
 Refusal = LimitRefused | CallerRefused
-
-
-class Want(NamedTuple):
-    """What a request wants: tokens and nanos that must fit, and those to hold; -1 nanos = no price.
-
-    `costs`: whether there was anything to hold before the hold was cut to what a budget has left.
-    """
-
-    model: str
-    asked_tokens: int
-    hold_tokens: int
-    asked_nanos: int
-    hold_nanos: int
-    costs: bool = False
-
-
-@dataclass
-class ModelBudget:
-    limit: int
-    duration: str | None = None
-    anchor_ms: int = 0
-
-
-@dataclass
-class Limits:
-    rpm: int | None = None
-    tpm: int | None = None
-    parallel: int | None = None
-    budget: int | None = None
-    duration: str | None = None
-    anchor_ms: int = 0
-    model_rpm: dict[str, int] = field(default_factory=dict)
-    model_tpm: dict[str, int] = field(default_factory=dict)
-    model_budgets: dict[str, ModelBudget] = field(default_factory=dict)
-
-
-class Event(NamedTuple):
-    second: int
-    requests: int
-    tokens: int
-
-
-@dataclass
-class View:
-    """A window as it stands in one second."""
-
-    second: int
-    last_second: int
-    events: list[Event]
-
-    @property
-    def requests(self) -> int:
-        return sum(event.requests for event in self.events)
-
-    @property
-    def tokens(self) -> int:
-        return sum(event.tokens for event in self.events)
-
-    def wait_ms(self, wanted: Event, limit: int, now_ms: int) -> int:
-        """The time until the second in which there is room, if nothing else comes: tried one after the other."""
-        for second in range(self.second + 1, self.second + SPAN_S + 1):
-            left = [event for event in self.events if event.second > second - SPAN_S]
-            counted = [event.requests if wanted.requests else event.tokens for event in left]
-            if sum(counted) + max(wanted.requests, wanted.tokens) <= limit:
-                break
-        else:
-            second = self.second + SPAN_S
-        return second * 1_000 - now_ms
-
-
-@dataclass
-class Window:
-    events: list[Event] = field(default_factory=list)
-    last: int | None = None
-
-    def view(self, second: int) -> View:
-        """What is counted in `second`.
-
-        When the clock ran back a little, the window waits for it; when it was set back by more than the span, all
-        that is counted is taken to have happened now.
-        """
-        if self.last is None or second - self.last >= SPAN_S:
-            return View(second, second, [])
-        if self.last - second >= SPAN_S:
-            return View(second, second, [event._replace(second=second) for event in self.events])
-        second_shown = max(second, self.last)
-        inside = [event for event in self.events if event.second > second_shown - SPAN_S]
-        return View(second_shown, self.last, inside)
-
-    def add(self, view: View, event: Event) -> None:
-        self.events = [*view.events, event]
-        self.last = view.second
-
-    def correct(self, event: Event) -> None:
-        """Change what was counted in a slot, while that slot is still inside the window."""
-        if self.last is None or not self.last - SPAN_S < event.second <= self.last:
-            return
-        if any(counted.second == event.second for counted in self.events):
-            self.events.append(event)
-
-
-@dataclass
-class Account:
-    """Money of one budget in its period."""
-
-    spent: int = 0
-    held: int = 0
-    period: int = 0
-    ends_ms: int | None = None
-
-    def restart(self, ends_ms: int | None) -> None:
-        self.spent = self.held = 0
-        self.period += 1
-        self.ends_ms = ends_ms
-
-
-@dataclass
-class Reservation:
-    second: int
-    tokens: int
-    nanos: int
-    model: str
-    expires_ms: int
-    windows: tuple[str, ...]
-    period: int
-    entry: str | None
-    entry_period: int
 
 
 @dataclass
@@ -151,7 +35,7 @@ class Obstacle:
     """A limit that is in the way."""
 
     state: LimitState
-    kind: Literal["wait", "stop", "never"]
+    kind: Kind
     wait_ms: int
 
     @property
@@ -171,37 +55,49 @@ def _matches(entry: str, model: str) -> bool:
 
 
 class Rules:
-    """One user."""
+    """One user, who may be deleted and made again; the books outlive that."""
 
     def __init__(self, *, lease_ttl_ms: int) -> None:
         self.lease_ttl_ms = lease_ttl_ms
+        self.expired: dict[str, Reservation] = {}
+        self.books: dict[tuple[int, str], list[int]] = {}
+        self.make_anew()
+
+    def make_anew(self) -> None:
+        self.exists = True
         self.limits = Limits()
-        self.windows: dict[str, Window] = {"": Window()}
-        self.account = Account()
+        self.user = Scope()
         self.adjustment = 0
         self.model_spend: dict[str, int] = {}
-        self.accounts: dict[str, Account] = {}
+        self.entries: dict[str, Scope] = {}
+        self.keys: dict[str, Key] = {}
         self.leases: dict[str, Reservation] = {}
-        self.expired: dict[str, Reservation] = {}
 
     # The lazy part: what the passing of time alone has done.
 
     def catch_up(self, now_ms: int) -> None:
         for request_id in [each for each, held in self.leases.items() if held.expires_ms <= now_ms]:
-            held = self.expired[request_id] = self.leases.pop(request_id)
-            self._charge(held, nanos=held.nanos, release=held.nanos)
-        account = self.account
-        if account.ends_ms is not None and now_ms >= account.ends_ms:
-            account.restart(_end(self.limits.duration, self.limits.anchor_ms, now_ms))
+            self._expire(request_id)
+        account = self.user.account
+        if account.is_over(now_ms):
+            account.restart(end_of_period(self.limits.duration, self.limits.anchor_ms, now_ms))
             self.adjustment = 0
             self.model_spend.clear()
-            for entry in self.accounts.values():
-                if entry.ends_ms is None:
-                    entry.restart(None)
-        for name, entry in self.accounts.items():
-            if entry.ends_ms is not None and now_ms >= entry.ends_ms:
+            for scope in self.entries.values():
+                if scope.account.ends_ms is None:
+                    scope.account.restart(None)
+        for name, scope in self.entries.items():
+            if scope.account.is_over(now_ms):
                 budget = self.limits.model_budgets.get(name, ModelBudget(0))
-                entry.restart(_end(budget.duration, budget.anchor_ms, now_ms))
+                scope.account.restart(end_of_period(budget.duration, budget.anchor_ms, now_ms))
+        for key in self.keys.values():
+            if key.scope is not None and key.scope.account.is_over(now_ms):
+                key.scope.account.restart(end_of_period(key.limits.duration, key.limits.anchor_ms, now_ms))
+
+    def _expire(self, request_id: str) -> None:
+        held = self.expired[request_id] = self.leases.pop(request_id)
+        self._charge(held, nanos=held.nanos, release=held.nanos)
+        self._book(held, requests=1, input_tokens=held.tokens, nanos=held.nanos)
 
     # Changes of the record.
 
@@ -210,213 +106,254 @@ class Rules:
         if duration == self.limits.duration:
             return
         self.limits.duration, self.limits.anchor_ms = duration, now_ms
-        self.account.ends_ms = _end(duration, now_ms, now_ms)
+        self.user.account.ends_ms = end_of_period(duration, now_ms, now_ms)
 
     def set_spend(self, nanos: int) -> None:
-        self.adjustment += nanos - self.account.spent
-        self.account.spent = nanos
+        self.adjustment += nanos - self.user.account.spent
+        self.user.account.spent = nanos
 
     def set_model_budgets(self, budgets: dict[str, tuple[int, str | None]], now_ms: int) -> None:
         had, self.limits.model_budgets = self.limits.model_budgets, {}
         for entry, (limit, duration) in budgets.items():
             before = had.get(entry)
-            account = self.accounts.setdefault(entry, Account())
+            account = self._entry(entry).account
             budget = self.limits.model_budgets[entry] = ModelBudget(limit, duration, now_ms)
             if duration is not None and before is not None and before.duration == duration:
                 budget.anchor_ms = before.anchor_ms
             else:
-                account.ends_ms = _end(duration, now_ms, now_ms)
+                account.ends_ms = end_of_period(duration, now_ms, now_ms)
             if before is None:
                 account.spent = sum(
                     spent for model, spent in self.model_spend.items() if entry_for(model, budgets) == entry
                 )
+
+    def delete(self, now_ms: int) -> None:
+        """What is in flight is charged as held; what comes later concerns the books alone."""
+        self.catch_up(now_ms)
+        for request_id in [*self.leases]:
+            self._expire(request_id)
+        self.make_anew()
+        self.exists = False
 
     # Requests.
 
     def admit(self, request_id: str, want: Want, now_ms: int) -> tuple[Standing, list[Refusal]]:
         """Where all stands then, and how it may be refused: of limits equally bad, any may be named."""
         self.catch_up(now_ms)
-        limits = self.limits
-        budget_entry = entry_for(want.model, limits.model_budgets)
-        if want.hold_nanos < 0 and (limits.budget is not None or budget_entry is not None):
-            return self.standing(want.model, now_ms), [CallerRefused("model_not_priced")]
+        rows, key = self._rows(want), self.keys.get(want.key)
+        reason = self._caller_in_the_way(want, key)
+        if reason is None and want.hold_nanos < 0 and any(row.budget is not None for row in rows):
+            reason = "model_not_priced"
+        if reason is not None:
+            return self._standing(rows, now_ms), [CallerRefused(reason)]
         if request_id in self.leases:
-            return self.standing(want.model, now_ms), []
-        want = self._shrunk(want)
-        obstacles = [*self._windows_in_the_way(want, now_ms), *self._parallel_in_the_way()]
-        obstacles += self._budgets_in_the_way(want, now_ms)
+            return self._standing(rows, now_ms), []
+        want = _shrunk(want, rows)
+        obstacles = [obstacle for row in rows for obstacle in self._in_the_way(row, want, now_ms)]
         if obstacles:
-            worst, standing = max(each.weight for each in obstacles), self.standing(want.model, now_ms)
+            worst, standing = max(each.weight for each in obstacles), self._standing(rows, now_ms)
             named = [each for each in obstacles if each.weight == worst]
             return standing, [LimitRefused(standing, each.state, each.kind, each.wait_ms) for each in named]
-        self._hold(request_id, want, now_ms)
-        return self.standing(want.model, now_ms), []
+        self._hold(request_id, want, rows, key, now_ms)
+        return self._standing(rows, now_ms), []
 
-    def settle(self, request_id: str, tokens: int, nanos: int, *, cancelled: bool = False) -> bool:
-        late = request_id in self.expired
+    def settle(
+        self, request_id: str, input_tokens: int, output_tokens: int, nanos: int, *, failed: bool, cancelled: bool
+    ) -> bool:
+        late, tokens = request_id in self.expired, input_tokens + output_tokens
         held = self.expired.pop(request_id, None) or self.leases.pop(request_id, None)
         if held is None:
             return False
         self._charge(held, nanos=nanos - late * held.nanos, release=0 if late else held.nanos)
-        for name in held.windows:
-            if tokens != held.tokens:
-                self.windows[name].correct(Event(held.second, 0, tokens - held.tokens))
-            if cancelled:
-                self.windows[name].correct(Event(held.second, -1, 0))
+        if late:
+            counts = {"requests": -cancelled, "input_tokens": input_tokens - held.tokens, "nanos": nanos - held.nanos}
+            self._book(held, **counts, failed=failed, output_tokens=output_tokens)
+        elif not cancelled:
+            self._book(held, 1, failed, input_tokens, output_tokens, nanos)
+        for part in held.parts:
+            if part.in_window and tokens != held.tokens:
+                part.scope.window.correct(Event(held.second, 0, tokens - held.tokens))
+            if part.in_window and cancelled:
+                part.scope.window.correct(Event(held.second, -1, 0))
         return True
 
     def renew(self, request_id: str, now_ms: int) -> None:
         if request_id in self.leases:
             self.leases[request_id].expires_ms = now_ms + self.lease_ttl_ms
 
-    def standing(self, model: str, now_ms: int) -> Standing:
-        limits, second = self.limits, now_ms // 1_000
-        user = self.windows[""].view(second)
-        rpm_entry, tpm_entry = entry_for(model, limits.model_rpm), entry_for(model, limits.model_tpm)
-        rpm_view, tpm_view = self._view(rpm_entry, second), self._view(tpm_entry, second)
-        entry = entry_for(model, limits.model_budgets)
-        account = self.accounts[entry] if entry is not None else Account()
-        ends_ms = account.ends_ms or self.account.ends_ms if entry is not None else None
-        return Standing(
-            rpm_limit=_shown(limits.rpm),
-            rpm_used=user.requests,
-            window_reset_ms=(user.last_second + SPAN_S) * 1_000 - now_ms,
-            tpm_limit=_shown(limits.tpm),
-            tpm_used=user.tokens,
-            model_rpm_limit=_shown(None if rpm_entry is None else limits.model_rpm[rpm_entry]),
-            model_rpm_used=rpm_view.requests,
-            model_tpm_limit=_shown(None if tpm_entry is None else limits.model_tpm[tpm_entry]),
-            model_tpm_used=tpm_view.tokens,
-            parallel_limit=_shown(limits.parallel),
-            parallel_used=len(self.leases),
-            budget_limit_nanos=_shown(limits.budget),
-            budget_used_nanos=self.account.spent + self.account.held,
-            budget_reset_ms=_until(self.account.ends_ms, now_ms),
-            model_budget_limit_nanos=_shown(None if entry is None else limits.model_budgets[entry].limit),
-            model_budget_used_nanos=account.spent + account.held,
-            model_budget_reset_ms=_until(ends_ms, now_ms),
-        )
-
-    def _view(self, entry: str | None, second: int) -> View:
-        return View(second, second, []) if entry is None else self._window(entry).view(second)
-
-    def _window(self, name: str) -> Window:
-        return self.windows.setdefault(name, Window())
-
-    def _shrunk(self, want: Want) -> Want:
-        """Never hold more than a limit itself, nor than spending has left of a budget, nor less than asked."""
-        limits, hold_tokens, hold_nanos = self.limits, want.hold_tokens, max(0, want.hold_nanos)
-        entry = entry_for(want.model, limits.model_tpm)
-        for tpm in (limits.tpm, None if entry is None else limits.model_tpm[entry]):
-            if tpm is not None and hold_tokens > tpm:
-                hold_tokens = max(tpm, want.asked_tokens)
-        for _, _, limit, account, _ in self._budgets(want.model):
-            if hold_nanos > limit - account.spent:
-                hold_nanos = max(limit - account.spent, want.asked_nanos)
-        return want._replace(hold_tokens=hold_tokens, hold_nanos=hold_nanos, costs=want.hold_nanos > 0)
-
-    def _windows_in_the_way(self, want: Want, now_ms: int) -> Iterable[Obstacle]:
-        limits, second = self.limits, now_ms // 1_000
-        user = self.windows[""].view(second)
-        yield from _window_in_the_way("rpm", None, user, limits.rpm, Event(second, 1, 0), 1, now_ms)
-        tokens = Event(second, 0, want.hold_tokens)
-        yield from _window_in_the_way("tpm", None, user, limits.tpm, tokens, want.asked_tokens, now_ms)
+    def _rows(self, want: Want) -> list[Row]:
+        """The user's own limits, the key's, and those of the model: each limit of a model in a row of its own."""
+        limits, ends_ms = self.limits, self.user.account.ends_ms
+        own = (limits.rpm, limits.tpm, limits.parallel, limits.budget)
+        rows = [Row(self.user, None, False, *own, ends_ms)]
+        key = self.keys.get(want.key)
+        if key is not None and key.scope is not None:
+            of_key = (key.limits.rpm, key.limits.tpm, key.limits.parallel, key.limits.budget)
+            rows.append(Row(key.scope, None, True, *of_key, key.scope.account.ends_ms))
         entry = entry_for(want.model, limits.model_rpm)
         if entry is not None:
-            view, limit = self._view(entry, second), limits.model_rpm[entry]
-            yield from _window_in_the_way("model_rpm", entry, view, limit, Event(second, 1, 0), 1, now_ms)
+            rows.append(Row(self._entry(entry), entry, rpm=limits.model_rpm[entry]))
         entry = entry_for(want.model, limits.model_tpm)
         if entry is not None:
-            view, limit = self._view(entry, second), limits.model_tpm[entry]
-            yield from _window_in_the_way("model_tpm", entry, view, limit, tokens, want.asked_tokens, now_ms)
-
-    def _parallel_in_the_way(self) -> Iterable[Obstacle]:
-        limit, used = self.limits.parallel, len(self.leases)
-        if limit is not None and used >= limit:
-            yield _obstacle("parallel", None, limit, used, 1, *(("wait", 1_000) if limit else ("never", -1)))
-
-    def _budgets(self, model: str) -> Iterable[tuple[LimitName, str | None, int, Account, int | None]]:
-        if self.limits.budget is not None:
-            yield "budget", None, self.limits.budget, self.account, self.account.ends_ms
-        entry = entry_for(model, self.limits.model_budgets)
+            rows.append(Row(self._entry(entry), entry, tpm=limits.model_tpm[entry]))
+        entry = entry_for(want.model, limits.model_budgets)
         if entry is not None:
-            account = self.accounts[entry]
-            ends_ms = account.ends_ms or self.account.ends_ms
-            yield "model_budget", entry, self.limits.model_budgets[entry].limit, account, ends_ms
+            scope = self._entry(entry)
+            budget = limits.model_budgets[entry].limit
+            rows.append(Row(scope, entry, budget=budget, ends_ms=scope.account.ends_ms or ends_ms))
+        return rows
 
-    def _budgets_in_the_way(self, want: Want, now_ms: int) -> Iterable[Obstacle]:
-        for name, entry, limit, account, ends_ms in self._budgets(want.model):
-            spent, held, hold = account.spent, account.held, max(0, want.hold_nanos)
-            if 0 < limit < want.asked_nanos:
-                yield _obstacle(name, entry, limit, spent + held, want.asked_nanos, "never", -1)
-            elif spent + hold > limit or (want.costs and spent >= limit):
-                yield _obstacle(name, entry, limit, spent, hold, "stop", _until(ends_ms, now_ms))
-            elif spent + held + hold > limit:
-                yield _obstacle(name, entry, limit, spent + held, hold, "wait", 2_000)
+    def _entry(self, name: str) -> Scope:
+        return self.entries.setdefault(name, Scope())
 
-    def _hold(self, request_id: str, want: Want, now_ms: int) -> None:
+    def _running(self, scope: Scope) -> int:
+        return sum(any(part.scope is scope for part in held.parts) for held in self.leases.values())
+
+    def _caller_in_the_way(self, want: Want, key: Key | None) -> str | None:
+        if not self.exists:
+            return "unknown_user"
+        if want.key and key is None:
+            return "unknown_key"
+        return "key_blocked" if key is not None and key.blocked else None
+
+    def _in_the_way(self, row: Row, want: Want, now_ms: int) -> Iterable[Obstacle]:
         second = now_ms // 1_000
-        entries = {entry_for(want.model, self.limits.model_rpm), entry_for(want.model, self.limits.model_tpm)}
-        names = ("", *(entry for entry in entries if entry is not None))
-        view = self.windows[""].view(second)
-        for name in names:
-            window = self._window(name)
-            window.add(window.view(second), Event(view.second, 1, want.hold_tokens))
-        entry = entry_for(want.model, self.limits.model_budgets)
-        self.account.held += want.hold_nanos
-        if entry is not None:
-            self.accounts[entry].held += want.hold_nanos
+        if row.rpm is not None:
+            yield from _window_in_the_way("rpm", row, row.rpm, Event(second, 1, 0), 1, now_ms)
+        if row.tpm is not None:
+            wanted = Event(second, 0, want.hold_tokens)
+            yield from _window_in_the_way("tpm", row, row.tpm, wanted, want.asked_tokens, now_ms)
+        if row.parallel is not None and self._running(row.scope) >= row.parallel:
+            used, may_wait = self._running(row.scope), row.parallel > 0
+            how: tuple[Kind, int] = ("wait", 1_000) if may_wait else ("never", -1)
+            yield _obstacle("parallel", row, row.parallel, used, 1, *how)
+        if row.budget is not None:
+            yield from _budget_in_the_way(row, row.budget, want, now_ms)
+
+    def _standing(self, rows: list[Row], now_ms: int) -> Standing:
+        """Where a key's own limit has less room left than the user's, it stands in its place."""
+        user, second = rows[0], now_ms // 1_000
+        window = self.user.window.view(second)
+        numbers = {
+            "window_reset_ms": (window.last_second + SPAN_S) * 1_000 - now_ms,
+            "budget_reset_ms": _until(user.ends_ms, now_ms),
+            "model_budget_reset_ms": -1,
+        }
+        limits: dict[str, tuple[int, int]] = {}
+        for row in rows:
+            budget = "budget" if row.entry is None else "model_budget"
+            for name, limit, used in self._uses(row, second):
+                full = name if row.entry is None else f"model_{name}"
+                other = limits.get(full)
+                if row is user:
+                    limits[full] = _shown(limit), used
+                elif limit is not None and (other is None or other[0] < 0 or limit - used < other[0] - other[1]):
+                    limits[full] = limit, used
+                    if full == budget:
+                        numbers[f"{budget}_reset_ms"] = _until(row.ends_ms, now_ms)
+        for name in ("rpm", "tpm", "model_rpm", "model_tpm", "parallel", "budget", "model_budget"):
+            unit = "_nanos" if name.endswith("budget") else ""
+            numbers[f"{name}_limit{unit}"], numbers[f"{name}_used{unit}"] = limits.get(name, (-1, 0))
+        return Standing(**numbers)
+
+    def _uses(self, row: Row, second: int) -> list[tuple[str, int | None, int]]:
+        view, account = row.scope.window.view(second), row.scope.account
+        return [
+            ("rpm", row.rpm, view.requests),
+            ("tpm", row.tpm, view.tokens),
+            ("parallel", row.parallel, self._running(row.scope)),
+            ("budget", row.budget, account.spent + account.held),
+        ]
+
+    def _hold(self, request_id: str, want: Want, rows: list[Row], key: Key | None, now_ms: int) -> None:
+        second = now_ms // 1_000
+        counted_at, parts = self.user.window.view(second).second, list[Part]()
+        for scope in dict.fromkeys(row.scope for row in rows):
+            of_scope = [row for row in rows if row.scope is scope]
+            whole = of_scope[0].entry is None
+            in_window = whole or any(row.rpm is not None or row.tpm is not None for row in of_scope)
+            in_budget = whole or any(row.budget is not None for row in of_scope)
+            if in_window:
+                scope.window.add(scope.window.view(second), Event(counted_at, 1, want.hold_tokens))
+            if in_budget:
+                scope.account.held += want.hold_nanos
+            parts.append(Part(scope, in_window, scope.account.period if in_budget else None))
         self.leases[request_id] = Reservation(
-            second=view.second,
+            second=counted_at,
             tokens=want.hold_tokens,
             nanos=want.hold_nanos,
             model=want.model,
             expires_ms=now_ms + self.lease_ttl_ms,
-            windows=names,
-            period=self.account.period,
-            entry=entry,
-            entry_period=self.accounts[entry].period if entry is not None else 0,
+            parts=parts,
+            unscoped_key=key if key is not None and key.scope is None else None,
         )
 
     def _charge(self, held: Reservation, *, nanos: int, release: int) -> None:
-        """Money goes into the period it was held in; where that is over, it concerns no budget any more."""
-        if held.period == self.account.period:
-            self.account.spent += nanos
-            self.account.held -= release
-            if nanos or held.model in self.model_spend:
-                self.model_spend[held.model] = self.model_spend.get(held.model, 0) + nanos
-        if held.entry is not None and held.entry_period == self.accounts[held.entry].period:
-            self.accounts[held.entry].spent += nanos
-            self.accounts[held.entry].held -= release
+        """Money goes into the period it was held in; where that is over, it concerns no budget any more.
+
+        A key that had no account when its request came has no period that could be over.
+        """
+        for part in held.parts:
+            if part.period == part.scope.account.period:
+                part.scope.account.spent += nanos
+                part.scope.account.held -= release
+                if part.scope is self.user and (nanos or held.model in self.model_spend):
+                    self.model_spend[held.model] = self.model_spend.get(held.model, 0) + nanos
+        if held.unscoped_key is not None:
+            held.unscoped_key.add(nanos)
+
+    def _book(
+        self,
+        held: Reservation,
+        requests: int,
+        failed: bool = False,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        nanos: int = 0,
+    ) -> None:
+        """Write what was charged into the row of the day that the request came on."""
+        row = self.books.setdefault((held.second // 86_400, held.model), [0] * 5)
+        for index, count in enumerate((requests, int(failed), input_tokens, output_tokens, nanos)):
+            row[index] += count
 
 
-def _window_in_the_way(
-    name: LimitName, entry: str | None, view: View, limit: int | None, wanted: Event, least: int, now_ms: int
-) -> Iterable[Obstacle]:
+def _shrunk(want: Want, rows: list[Row]) -> Want:
+    """Never hold more than a limit itself, nor than spending has left of a budget, nor less than asked."""
+    hold_tokens, hold_nanos = want.hold_tokens, max(0, want.hold_nanos)
+    for row in rows:
+        if row.tpm is not None and hold_tokens > row.tpm:
+            hold_tokens = max(row.tpm, want.asked_tokens)
+        if row.budget is not None and hold_nanos > row.budget - row.scope.account.spent:
+            hold_nanos = max(row.budget - row.scope.account.spent, want.asked_nanos)
+    return want._replace(hold_tokens=hold_tokens, hold_nanos=hold_nanos, costs=want.hold_nanos > 0)
+
+
+def _window_in_the_way(name: str, row: Row, limit: int, wanted: Event, least: int, now_ms: int) -> Iterable[Obstacle]:
+    view = row.scope.window.view(wanted.second)
     used = view.requests if wanted.requests else view.tokens
     wants = max(wanted.requests, wanted.tokens)
-    if limit is None or wants == 0:
+    if wants == 0:
         return
     if least > limit:
-        yield _obstacle(name, entry, limit, used, least, "never", -1)
+        yield _obstacle(name, row, limit, used, least, "never", -1)
     elif used + wants > limit:
-        yield _obstacle(name, entry, limit, used, wants, "wait", view.wait_ms(wanted, limit, now_ms))
+        yield _obstacle(name, row, limit, used, wants, "wait", view.wait_ms(wanted, limit, now_ms))
 
 
-def _obstacle(
-    name: LimitName,
-    entry: str | None,
-    limit: int,
-    used: int,
-    asked: int,
-    kind: Literal["wait", "stop", "never"],
-    wait_ms: int,
-) -> Obstacle:
-    return Obstacle(LimitState(name, entry, limit, used, asked, wait_ms if wait_ms >= 0 else None), kind, wait_ms)
+def _budget_in_the_way(row: Row, limit: int, want: Want, now_ms: int) -> Iterable[Obstacle]:
+    spent, held, hold = row.scope.account.spent, row.scope.account.held, max(0, want.hold_nanos)
+    if 0 < limit < want.asked_nanos:
+        yield _obstacle("budget", row, limit, spent + held, want.asked_nanos, "never", -1)
+    elif spent + hold > limit or (want.costs and spent >= limit):
+        yield _obstacle("budget", row, limit, spent, hold, "stop", _until(row.ends_ms, now_ms))
+    elif spent + held + hold > limit:
+        yield _obstacle("budget", row, limit, spent + held, hold, "wait", 2_000)
 
 
-def _end(duration: str | None, anchor_ms: int, now_ms: int) -> int | None:
-    return None if duration is None else durations.period_end_ms(durations.parse(duration), anchor_ms, now_ms)
+def _obstacle(name: str, row: Row, limit: int, used: int, asked: int, kind: Kind, wait_ms: int) -> Obstacle:
+    full = cast(LimitName, name if row.entry is None else f"model_{name}")
+    reset_ms = wait_ms if wait_ms >= 0 else None
+    return Obstacle(LimitState(full, row.entry, limit, used, asked, reset_ms, row.of_key), kind, wait_ms)
 
 
 def _shown(limit: int | None) -> int:

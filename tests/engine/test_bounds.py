@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.backends import Clock, on_real_servers, on_valkey
-from tests.engine.asking import an_ask, create, passes, settle, user
+from tests.engine.asking import an_ask, create, mint, passes, settle, user
 
 from llmweir.decision import Admitted, LimitRefused
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 
@@ -85,6 +86,46 @@ async def test_p3_at_least_59_of_60_parts_of_the_limit_get_through(
 
 
 @few
+@given(asked=requests, rpm=st.integers(1, 6), tpm=st.integers(40, 100))
+@on_valkey
+async def test_p3_no_span_of_60_seconds_admits_more_than_a_keys_limit_whatever_else_its_user_sends(
+    store: Store, users: Users, clock: Clock, asked: list[tuple[int, int]], rpm: int, tpm: int
+) -> None:
+    name, passed = a_new_user(), []
+    await create(users, name, rpm_limit=100)
+    keys = [hash_key((await mint(users, name, rpm_limit=rpm, tpm_limit=tpm)).secret), ""]
+    for number, (ms, tokens) in enumerate(asked):
+        clock.advance(ms=ms)
+        for which, key in enumerate(keys):
+            ask = an_ask(f"{name} {number} {which}", user_id=name, key_hash=key, tokens=tokens)
+            if isinstance(await store.admit(ask), Admitted) and key:
+                passed.append((clock(), tokens))
+    assert max(spans(passed)) <= tpm
+    assert max(spans([(at_ms, 1) for at_ms, _ in passed])) <= rpm
+
+
+@few
+@given(asked=requests, rpm=st.integers(1, 6), tpm=st.integers(40, 100))
+@on_valkey
+async def test_p3_a_key_that_comes_back_when_told_is_let_in_and_a_second_earlier_is_not(
+    store: Store, users: Users, clock: Clock, asked: list[tuple[int, int]], rpm: int, tpm: int
+) -> None:
+    name = a_new_user()
+    await create(users, name, rpm_limit=100)
+    key = hash_key((await mint(users, name, rpm_limit=rpm, tpm_limit=tpm)).secret)
+    for number, (ms, tokens) in enumerate(asked):
+        ask = an_ask(f"{name} {number}", user_id=name, key_hash=key, tokens=tokens)
+        clock.advance(ms=ms)
+        decision = await store.admit(ask)
+        if isinstance(decision, LimitRefused):
+            assert (decision.kind, decision.limit.of_key) == ("wait", True)
+            clock.advance(ms=decision.wait_ms - 1)
+            assert isinstance(await store.admit(ask), LimitRefused)
+            clock.advance(ms=1)
+            assert isinstance(await store.admit(ask), Admitted)
+
+
+@few
 @given(order=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(0, 30)), min_size=5, max_size=40))
 @on_real_servers
 async def test_p4_with_holds_of_the_most_that_can_be_used_spend_never_passes_the_budget(
@@ -103,6 +144,32 @@ async def test_p4_with_holds_of_the_most_that_can_be_used_spend_never_passes_the
             await settle(store, settled, user_id=name, nanos=min(used, in_flight.pop(settled)))
         record = (await user(users, name)).record
         assert record.spend_nanos + record.reserved_nanos <= budget
+
+
+@few
+@given(order=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(0, 90)), min_size=5, max_size=40))
+@on_valkey
+async def test_p4_a_key_overshoots_its_budget_by_at_most_what_was_used_beyond_the_holds(
+    store: Store, users: Users, order: list[tuple[int, int, int]]
+) -> None:
+    name, budget, in_flight, beyond, spent = a_new_user(), 100, dict[str, int](), 0, 0
+    await create(users, name, max_budget_nanos=10_000)
+    key = hash_key((await mint(users, name, max_budget=1e-7)).secret)
+    for number, (which, hold, used) in enumerate(order):
+        request_id = f"{name} {number}"
+        before = (await user(users, name)).record.reserved_nanos
+        if which < 3:
+            ask = an_ask(request_id, user_id=name, key_hash=key, nanos=(hold // 2, hold))
+            if isinstance(await store.admit(ask), Admitted):
+                in_flight[request_id] = (await user(users, name)).record.reserved_nanos - before
+                beyond = 0
+        elif in_flight:
+            settled = list(in_flight)[used % len(in_flight)]
+            beyond += max(0, used - in_flight.pop(settled))
+            spent += used
+            await settle(store, settled, user_id=name, nanos=used)
+        assert (await user(users, name)).keys[0].spend_nanos == spent
+        assert spent + sum(in_flight.values()) <= budget + beyond
 
 
 @few

@@ -1,10 +1,12 @@
-"""The engine against the model: random lives of one user, every decision and every number compared."""
+"""The engine against the model: random lives of one user and two API keys, every decision and number compared."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,18 +23,30 @@ from hypothesis.stateful import (
 )
 from msgspec import structs
 from tests.backends import Clock, load_all_scripts
-from tests.engine.model import Refusal, Rules, Want
+from tests.engine.model import Refusal, Rules
+from tests.engine.model_parts import Key, OwnLimits, Scope, Want
 
-from llmweir.decision import Admitted, Decision, LimitRefused, Standing
+from llmweir.decision import Admitted, CallerRefused, Decision, LimitRefused, Standing
+from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import AliasOf, Ask, Settlement
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.key_records import KeyFields, NewKey
 from llmweir.money import nanos_to_usd
 from llmweir.records import parse_new, parse_update
 
 LEASE_TTL_MS = 30_000
+DAY_MS = 86_400_000
 EXAMPLES = {"fakeredis": 8, "valkey": 80, "redis": 40}
+KEY_ATTRIBUTES = {
+    "rpm_limit": "rpm",
+    "tpm_limit": "tpm",
+    "max_parallel_requests": "parallel",
+    "max_budget": "budget",
+    "budget_duration": "duration",
+}
 DUMP = """
 local dump, keys = {}, redis.call('KEYS', '*')
 table.sort(keys)
@@ -67,9 +81,20 @@ LIMITS: dict[str, st.SearchStrategy[Any]] = {
     "model_max_budget": st.dictionaries(entries, st.tuples(nano_limits, lengths), max_size=2),
     "spend": nano_limits,
 }
+KEY_LIMITS: dict[str, st.SearchStrategy[Any]] = {
+    "rpm_limit": maybe(counts),
+    "tpm_limit": maybe(token_limits),
+    "max_parallel_requests": maybe(counts),
+    "max_budget": maybe(nano_limits),
+    "budget_duration": lengths,
+    "spend": nano_limits,
+}
+changes = st.fixed_dictionaries({}, optional=LIMITS)
+key_changes = st.fixed_dictionaries({}, optional=KEY_LIMITS)
+names_of_keys = st.sampled_from(["a", "b"])
 wants = st.builds(
-    lambda model, asked, more, cost, more_cost: Want(model, asked, asked + more, cost, cost + more_cost),
-    models, tokens, extra, nanos, extra,
+    lambda model, asked, more, cost, more_cost, key: Want(model, asked, asked + more, cost, cost + more_cost, key=key),
+    models, tokens, extra, nanos, extra, st.sampled_from(["", "a", "b"]),
 )  # fmt: skip
 
 
@@ -84,7 +109,10 @@ class Life(RuleBasedStateMachine):
         self.wants: dict[str, Want] = {}
         self.closed: list[str] = []
         self.refused: tuple[Want, int] | None = None
-        self.passed: dict[str, tuple[int, int]] = {}
+        self.passed: dict[str, tuple[int, int, list[Scope]]] = {}
+        self.secrets: dict[str, str] = {}
+        self.old_secrets: list[str] = []
+        self.first_day = self.clock() // DAY_MS
         self.run(self._open(url))
 
     def run(self, coroutine: Any) -> Any:
@@ -96,19 +124,25 @@ class Life(RuleBasedStateMachine):
         self.users = Users(self.link, clock=self.clock)
         await self.link.call("FLUSHALL")
         await load_all_scripts(self.link)
+        self.keys = ApiKeys(self.users)
         await self.users.create(parse_new(b'{"user_id": "u"}'))
 
     def teardown(self) -> None:
+        self.read_the_books()
         self.run(self.link.aclose())
         self.runner.close()
 
     # What an admin does.
 
-    @initialize(changed=st.fixed_dictionaries({}, optional=LIMITS))
-    def begin(self, changed: dict[str, Any]) -> None:
+    @initialize(changed=changes, a=key_changes, b=st.none() | key_changes)
+    def begin(self, changed: dict[str, Any], a: dict[str, Any], b: dict[str, Any] | None) -> None:
         self.change(changed)
+        self.mint("a", a)
+        if b is not None:
+            self.mint("b", b)
 
-    @rule(changed=st.fixed_dictionaries({}, optional=LIMITS))
+    @precondition(lambda self: self.model.exists)
+    @rule(changed=changes)
     def change(self, changed: dict[str, Any]) -> None:
         budgets: dict[str, tuple[int, str | None]] = changed.get("model_max_budget", {})
         body = {"user_id": "u"} | changed
@@ -132,6 +166,72 @@ class Life(RuleBasedStateMachine):
         if "spend" in changed:
             rules.set_spend(changed["spend"])
 
+    @precondition(lambda self: self.model.exists and len(self.model.keys) < 2)
+    @rule(changed=key_changes)
+    def mint_what_is_missing(self, changed: dict[str, Any]) -> None:
+        self.mint("a" if "a" not in self.model.keys else "b", changed)
+
+    def mint(self, name: str, changed: dict[str, Any]) -> None:
+        minted = self.run(self.keys.mint("u", NewKey.model_validate_json(key_body(changed))))
+        self.secrets[name] = minted.secret
+        self.model.catch_up(self.clock())
+        self.model.keys[name] = Key()
+        self._model_key(name, changed)
+
+    @precondition(lambda self: self.model.keys)
+    @rule(name=names_of_keys, changed=key_changes)
+    def change_a_key(self, name: str, changed: dict[str, Any]) -> None:
+        record = self.run(self.keys.find(self.secrets[self._key(name)]))
+        self.run(self.keys.update(record, KeyFields.model_validate_json(key_body(changed))))
+        self.model.catch_up(self.clock())
+        self._model_key(self._key(name), changed)
+
+    @precondition(lambda self: self.model.keys)
+    @rule(name=names_of_keys, what=st.sampled_from(["delete", "regenerate", "block", "unblock", "block"]))
+    def treat_a_key(self, name: str, what: str) -> None:
+        name = self._key(name)
+        record = self.run(self.keys.find(self.secrets[name]))
+        if what == "delete":
+            self.run(self.keys.delete([record]))
+            self.model.catch_up(self.clock())
+            del self.model.keys[name]
+        elif what == "regenerate":
+            self.old_secrets.append(self.secrets[name])
+            self.secrets[name] = self.run(self.keys.regenerate(record)).secret
+        else:
+            self.run(self.keys.set_blocked(record, what == "block"))
+            self.model.keys[name].blocked = what == "block"
+
+    @precondition(lambda self: self.model.exists)
+    @rule(at_once=st.booleans(), changed=changes, key=key_changes)
+    def delete_the_user(self, at_once: bool, changed: dict[str, Any], key: dict[str, Any]) -> None:
+        user = self.run(self.users.get("u"))
+        self.run(self.users.delete(["u"]))
+        self.run(self.keys.forget(user.keys))
+        self.model.delete(self.clock())
+        if at_once:
+            self.make_the_user_anew(changed, key)
+
+    @precondition(lambda self: not self.model.exists)
+    @rule(changed=changes, key=key_changes)
+    def make_the_user_anew(self, changed: dict[str, Any], key: dict[str, Any]) -> None:
+        self.run(self.users.create(parse_new(b'{"user_id": "u"}')))
+        self.model.make_anew()
+        self.begin(changed, key, None)
+
+    def _key(self, name: str) -> str:
+        return name if name in self.model.keys else next(iter(self.model.keys))
+
+    def _model_key(self, name: str, changed: dict[str, Any]) -> None:
+        key = self.model.keys[name]
+        limits = replace(key.limits)
+        for field, attribute in KEY_ATTRIBUTES.items():
+            if field in changed:
+                setattr(limits, attribute, changed[field])
+        key.set_limits(limits, self.clock())
+        if "spend" in changed:
+            key.set_spend(changed["spend"])
+
     # What time does.
 
     @rule(ms=st.sampled_from([1, 400, 999, 1_000, 5_000, 20_000, 29_999, 60_000, 61_000, 600_000, 40 * 86_400_000]))
@@ -154,6 +254,13 @@ class Life(RuleBasedStateMachine):
         request_id = f"r{len(self.wants)}"
         self.wants[request_id] = want
         self._admit(request_id, want)
+
+    @precondition(lambda self: self.old_secrets)
+    @rule(want=wants)
+    def ask_with_a_key_that_was_made_anew(self, want: Want) -> None:
+        ask = ask_of("none", want, hash_key(self.old_secrets[-1]))
+        decision = self.run(self.store.admit(ask))
+        assert decision == CallerRefused("unknown_key" if self.model.exists else "unknown_user")
 
     @precondition(lambda self: self.model.leases)
     @rule(which=which)
@@ -201,15 +308,33 @@ class Life(RuleBasedStateMachine):
     def the_account_reads_as_the_model_says(self) -> None:
         if not hasattr(self, "users"):
             return
-        user = self.run(self.users.get("u"))
-        rules = self.model
+        user, rules = self.run(self.users.get("u")), self.model
         rules.catch_up(self.clock())
-        assert user.record.spend_nanos == rules.account.spent
-        assert user.record.reserved_nanos == rules.account.held
-        assert user.record.model_spend_nanos == rules.model_spend
-        assert user.record.budget_reset_at_ms == rules.account.ends_ms
+        if not rules.exists:
+            assert user is None
+            return
+        assert user.record.spend_nanos == rules.user.account.spent
+        assert user.record.reserved_nanos == rules.user.account.held
+        assert user.record.model_spend_nanos == {model: spent for model, spent in rules.model_spend.items() if spent}
+        assert user.record.budget_reset_at_ms == rules.user.account.ends_ms
         # P5
         assert user.record.spend_nanos == sum(user.record.model_spend_nanos.values()) + rules.adjustment
+        kept = {record.token: (record.spend_nanos, record.budget_reset_at_ms, record.blocked) for record in user.keys}
+        assert kept == {
+            hashlib.sha256(self.secrets[name].encode()).hexdigest(): (key.spent, key.ends_ms, key.blocked)
+            for name, key in rules.keys.items()
+        }
+
+    @rule()
+    def read_the_books(self) -> None:
+        """P5: whatever was charged stands in the row of its day, also of users who are deleted."""
+        rules, last_day = self.model, self.clock() // DAY_MS
+        self.run(self.users.get("u"))
+        rules.catch_up(self.clock())
+        rows = self.run(self.users.days("u", self.first_day, last_day))
+        assert {(row.day, row.model): structs.astuple(row)[2:] for row in rows if any(structs.astuple(row)[2:])} == {
+            place: tuple(row) for place, row in rules.books.items() if any(row)
+        }
 
     def _in_flight(self, which: int, *, late: bool = False) -> str:
         requests: list[str] = [*self.model.expired] if late or not self.model.leases else [*self.model.leases]
@@ -221,7 +346,8 @@ class Life(RuleBasedStateMachine):
         before = self.run(self._dump())
         again = request_id in self.model.leases
         standing, refusals = self.model.admit(request_id, want, self.clock())
-        decision = self.run(self.store.admit(ask_of(request_id, want)))
+        key_hash = hash_key(self.secrets.get(want.key, "sk-never-made")) if want.key else ""
+        decision = self.run(self.store.admit(ask_of(request_id, want, key_hash)))
         self.refused = None
         if not refusals:
             assert isinstance(decision, Admitted), (decision, standing)
@@ -245,26 +371,33 @@ class Life(RuleBasedStateMachine):
 
     def _check_spans(self, request_id: str, want: Want, standing: Standing) -> None:
         """P3: no span of 60 seconds that ends now holds more than the limit, counted from the true times."""
-        now_ms, limits = self.clock(), self.model.limits
-        self.passed[request_id] = now_ms, self.model.leases[request_id].tokens
-        inside = [tokens for at_ms, tokens in self.passed.values() if at_ms > now_ms - 60_000]
-        assert limits.rpm is None or len(inside) <= limits.rpm
-        if limits.tpm is not None and self.passed[request_id][1] > 0:
-            assert sum(inside) <= limits.tpm
+        now_ms, held, key = self.clock(), self.model.leases[request_id], self.model.keys.get(want.key)
+        self.passed[request_id] = now_ms, held.tokens, [part.scope for part in held.parts]
+        scopes: list[tuple[Scope, OwnLimits]] = [(self.model.user, self.model.limits)]
+        if key is not None and key.scope is not None:
+            scopes.append((key.scope, key.limits))
+        for scope, limits in scopes:
+            passed = [(tokens, at_ms) for at_ms, tokens, counted_in in self.passed.values() if scope in counted_in]
+            inside = [tokens for tokens, at_ms in passed if at_ms > now_ms - 60_000]
+            assert limits.rpm is None or len(inside) <= limits.rpm
+            if limits.tpm is not None and held.tokens > 0:
+                assert sum(inside) <= limits.tpm
 
     def _settle(self, request_id: str, input_tokens: int, output_tokens: int, cost_nanos: int, **how: bool) -> None:
         self.model.catch_up(self.clock())
         self.run(self.users.get("u"))
+        failed, cancelled = how.get("failed", False), how.get("cancelled", False)
         known = self.model.settle(
-            request_id, input_tokens + output_tokens, cost_nanos, cancelled=how.get("cancelled", False)
+            request_id, input_tokens, output_tokens, cost_nanos, failed=failed, cancelled=cancelled
         )
         reply = self.run(self._send(request_id, input_tokens, output_tokens, cost_nanos, how))
         assert reply[0] == known
         self.closed.append(request_id)
-        if how.get("cancelled"):
+        if cancelled:
             self.passed.pop(request_id, None)
         elif known:
-            self.passed[request_id] = self.passed[request_id][0], input_tokens + output_tokens
+            at_ms, _, counted_in = self.passed[request_id]
+            self.passed[request_id] = at_ms, input_tokens + output_tokens, counted_in
 
     async def _dump(self) -> Any:
         return await self.link.call("EVAL", DUMP, 0)
@@ -284,11 +417,17 @@ class Life(RuleBasedStateMachine):
         )
 
 
-def ask_of(request_id: str, want: Want) -> Ask:
+def key_body(changed: dict[str, Any]) -> str:
+    """The body that says of a key what the model is told, money in USD."""
+    in_usd = {name: nanos_to_usd(changed[name]) for name in ("max_budget", "spend") if changed.get(name) is not None}
+    return json.dumps(changed | in_usd)
+
+
+def ask_of(request_id: str, want: Want, key_hash: str) -> Ask:
     return Ask(
         request_id=request_id,
         user_id="u",
-        key_hash="",
+        key_hash=key_hash,
         model=want.model,
         target=want.model,
         asked_tokens=want.asked_tokens,

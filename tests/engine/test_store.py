@@ -6,15 +6,16 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.backends import Clock, on_real_servers, on_valkey
-from tests.engine.asking import USD, an_ask, create, passes, refused, send, settle, update, user
+from tests.engine.asking import USD, an_ask, create, mint, passes, refused, send, settle, update, user
 
 from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Standing
-from llmweir.durations import parse
 from llmweir.engine import keys
+from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import AliasOf, Settlement, SoftBudgetCrossed
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import Link
 from llmweir.engine.store import Store
-from llmweir.engine.users import Users, hash_key
+from llmweir.engine.users import Users
 
 LEASE_MS = 30_000
 
@@ -46,7 +47,7 @@ async def test_a_caller_without_a_record_is_unknown(store: Store) -> None:
 
 async def test_a_key_is_valid_to_the_ms_of_its_expiry(store: Store, users: Users, clock: Clock) -> None:
     await create(users)
-    key_hash = hash_key((await users.mint_key("u", life=parse("30s"))).secret)
+    key_hash = hash_key((await mint(users, duration="30s")).secret)
     clock.advance(ms=29_999)
     await passes(store, an_ask("a", key_hash=key_hash))
     clock.advance(ms=1)
@@ -55,7 +56,7 @@ async def test_a_key_is_valid_to_the_ms_of_its_expiry(store: Store, users: Users
 
 async def test_a_key_without_a_life_never_expires(store: Store, users: Users, clock: Clock) -> None:
     await create(users)
-    key_hash = hash_key((await users.mint_key("u")).secret)
+    key_hash = hash_key((await mint(users)).secret)
     clock.advance(seconds=100 * 365 * 86_400)
     await passes(store, an_ask(key_hash=key_hash))
 
@@ -65,10 +66,11 @@ async def test_a_key_that_the_record_does_not_list_is_unknown(store: Store, user
     assert await reason(store, key_hash=hash_key("sk-other")) == "unknown_key"
 
 
-async def test_a_blocked_key_is_refused(store: Store, users: Users, link: Link) -> None:
+async def test_a_blocked_key_is_refused(store: Store, users: Users) -> None:
     await create(users)
-    key_hash = hash_key((await users.mint_key("u")).secret)
-    await link.call("HSET", keys.user_keys("u").record, f"k:{key_hash}", "0 1")
+    minted = await mint(users)
+    key_hash = hash_key(minted.secret)
+    await ApiKeys(users).set_blocked(minted.record, True)
     assert await reason(store, key_hash=key_hash) == "key_blocked"
 
 
@@ -539,8 +541,8 @@ async def test_the_profile_comes_with_the_admission(store: Store, users: Users) 
     )
     for name in "ab":
         assert (await passes(store, an_ask(name))).profile == expected
-    assert store.name_of("u") == "Al"
-    assert store.name_of("nobody") == "nobody"
+    assert store.name_of("u", "") == "Al"
+    assert store.name_of("nobody", "") == "nobody"
 
 
 async def test_p8_a_change_binds_the_next_request_on_every_worker(store: Store, other: Store, users: Users) -> None:
@@ -558,9 +560,9 @@ async def test_p8_a_change_binds_the_next_request_on_every_worker(store: Store, 
 
 async def test_the_last_known_meaning_of_an_alias_is_remembered(store: Store, users: Users) -> None:
     await create(users, aliases={"fast": "gpt-4o"})
-    assert store.alias_target("u", "fast") == "fast"
+    assert store.alias_target("u", "", "fast") == "fast"
     await store.admit(an_ask(model="fast"))
-    assert store.alias_target("u", "fast") == "gpt-4o"
+    assert store.alias_target("u", "", "fast") == "gpt-4o"
 
 
 # Leases.
@@ -665,7 +667,7 @@ async def test_p6_a_settlement_of_what_was_never_admitted_changes_nothing(store:
 
 async def test_the_owner_of_a_key_is_asked_for_once(store: Store, users: Users, link: Link) -> None:
     await create(users)
-    key_hash = hash_key((await users.mint_key("u")).secret)
+    key_hash = hash_key((await mint(users)).secret)
     assert await store.owner_of(key_hash) == "u"
     await link.call("DEL", keys.api_key(key_hash))
     assert await store.owner_of(key_hash) == "u"
@@ -679,12 +681,12 @@ async def test_an_unknown_key_is_remembered_for_a_second(
     now_s = [100.0]
     monkeypatch.setattr("llmweir.engine.store.time.monotonic", lambda: now_s[0])
     await create(users)
-    assert await store.owner_of(hash_key("sk-mine")) is None
-    await users.mint_key("u", secret="sk-mine")
+    assert await store.owner_of(hash_key("sk-mine-0123456789")) is None
+    await mint(users, key="sk-mine-0123456789")
     now_s[0] += 0.9
-    assert await store.owner_of(hash_key("sk-mine")) is None
+    assert await store.owner_of(hash_key("sk-mine-0123456789")) is None
     now_s[0] += 0.2
-    assert await store.owner_of(hash_key("sk-mine")) == "u"
+    assert await store.owner_of(hash_key("sk-mine-0123456789")) == "u"
 
 
 @on_real_servers

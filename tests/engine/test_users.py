@@ -5,13 +5,13 @@ import hashlib
 
 import pytest
 from tests.backends import Clock, on_real_servers
-from tests.engine.asking import USD, an_ask, create, passes, refused, settle, update, user
+from tests.engine.asking import USD, an_ask, create, mint, passes, refused, settle, update, user
 
-from llmweir.durations import parse
 from llmweir.engine import keys
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import Link
 from llmweir.engine.store import Store
-from llmweir.engine.users import Users, hash_key
+from llmweir.engine.users import Users
 from llmweir.errors import ConflictError, NotFoundError
 from llmweir.records import parse_new, parse_update
 
@@ -189,13 +189,13 @@ async def test_of_many_who_claim_an_email_at_once_one_gets_it(users: Users) -> N
 
 async def test_a_minted_key_is_shown_once_and_kept_as_its_hash(users: Users, store: Store, clock: Clock) -> None:
     await create(users)
-    minted = await users.mint_key("u", alias="laptop", life=parse("1h"))
+    minted = await mint(users, key_alias="laptop", duration="1h")
     assert minted.secret.startswith("sk-")
     assert len(minted.secret) >= 3 + 22
-    assert (await user(users)).keys == (minted.row,)
-    assert minted.row.token == hashlib.sha256(minted.secret.encode()).hexdigest()
-    assert (minted.row.key_name, minted.row.key_alias) == (f"sk-...{minted.secret[-4:]}", "laptop")
-    assert (minted.row.created_at_ms, minted.row.expires_at_ms) == (clock(), clock() + 3_600_000)
+    assert (await user(users)).keys == (minted.record,)
+    assert minted.record.token == hashlib.sha256(minted.secret.encode()).hexdigest()
+    assert (minted.record.key_name, minted.record.key_alias) == (f"sk-...{minted.secret[-4:]}", "laptop")
+    assert (minted.record.created_at_ms, minted.record.expires_at_ms) == (clock(), clock() + 3_600_000)
     assert await store.owner_of(hash_key(minted.secret)) == "u"
     assert len(hash_key(minted.secret)) == 43
 
@@ -203,17 +203,17 @@ async def test_a_minted_key_is_shown_once_and_kept_as_its_hash(users: Users, sto
 async def test_a_key_exists_once_and_only_for_a_user(users: Users, store: Store) -> None:
     await create(users)
     with pytest.raises(NotFoundError):
-        await users.mint_key("nobody", secret="sk-mine")
-    await users.mint_key("u", secret="sk-mine")
+        await mint(users, "nobody", key="sk-mine-0123456789")
+    await mint(users, key="sk-mine-0123456789")
     with pytest.raises(ConflictError):
-        await users.mint_key("u", secret="sk-mine")
+        await mint(users, key="sk-mine-0123456789")
     assert len((await user(users)).keys) == 1
 
 
 async def test_keys_are_listed_oldest_first(users: Users, clock: Clock) -> None:
     await create(users)
     for alias in ("first", "second", "third"):
-        await users.mint_key("u", alias=alias)
+        await mint(users, key_alias=alias)
         clock.advance(ms=1)
     assert [row.key_alias for row in (await user(users)).keys] == ["first", "second", "third"]
 

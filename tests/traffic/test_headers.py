@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmweir.decision import NO_LIMIT, Dialect, Standing
-from llmweir.traffic.headers import openai_duration, standing_headers, without_limits
+from llmweir.traffic.headers import openai_duration, passed_on, standing_headers
 
 NO_LIMITS = Standing(*[-1, 0, 12_400, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, -1, 0, -1])
 
@@ -155,4 +155,4 @@ def test_the_limits_of_the_upstreams_own_account_are_taken_out() -> None:
         (b"x-ratelimit-limit-requests", b"1"), (b"anthropic-ratelimit-tokens-reset", b"1"), (b"ratelimit", b"1"),
         (b"ratelimit-policy", b"1"), (b"ratelimit-limit", b"1"), (b"x-llmweir-cost-usd", b"9"),
     ]  # fmt: skip
-    assert without_limits([*kept[:2], *dropped, *kept[2:]]) == kept
+    assert passed_on([*kept[:2], *dropped, *kept[2:]])[0] == kept

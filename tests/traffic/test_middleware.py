@@ -13,9 +13,9 @@ import pytest
 
 from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LimitRefused, LimitState, Standing
 from llmweir.engine.asks import AliasOf, Ask, Settlement
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
-from llmweir.engine.users import hash_key
 from llmweir.errors import StoreUnavailableError
 from llmweir.pricing import PriceBook
 from llmweir.traffic.asgi import Message, Receive, Scope, Send
@@ -51,10 +51,10 @@ class Book:
     async def owner_of(self, key_hash: str, *, afresh: bool = False) -> str | None:
         return (self.moved if afresh else self.owners).get(key_hash)
 
-    def alias_target(self, user_id: str, model: str) -> str:
+    def alias_target(self, user_id: str, key_hash: str, model: str) -> str:
         return model
 
-    def name_of(self, user_id: str) -> str:
+    def name_of(self, user_id: str, key_hash: str) -> str:
         return user_id
 
     async def admit(self, ask: Ask) -> Decision | AliasOf:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 
-from llmweir.decision import Standing
 from llmweir.engine.asks import Settlement
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
@@ -59,9 +58,7 @@ class Watched:
         facts = RequestFacts("gpt-4o", stream=stream, text_bytes=40, wants_usage=wants_usage)
         store = cast(Store, self.ledger)
         self.reservation = Reservation(store, Estimator("none", 1), "r1", "ann", "gpt-4o", facts, HOLD, rates)
-        limits = [-1] * 17
-        limits[9], limits[10] = (2, 2) if last_slot else (9, 1)
-        self.observer = Observer(self._send, self.reservation, Standing(*limits), [(b"x-ours", b"1")], route, facts)
+        self.observer = Observer(self._send, self.reservation, last_slot, [(b"x-ours", b"1")], route, facts)
 
     async def _send(self, message: Message) -> None:
         self.got.append(message)

@@ -1,4 +1,4 @@
-"""The command line: `llmweir serve`, `llmweir demo`, `llmweir model`."""
+"""The command line: `llmweir serve`, `demo`, `model`; `user` and `key` talk to a running server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import click
 
 from llmweir import __version__
 from llmweir.cli.demo import demo
+from llmweir.cli.importing import importing
+from llmweir.cli.keys import key
 from llmweir.cli.model import model
 from llmweir.cli.serve import serve
+from llmweir.cli.users import user
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,3 +22,6 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(demo)
 main.add_command(model)
+main.add_command(user)
+main.add_command(key)
+main.add_command(importing)

@@ -130,10 +130,10 @@ async def _make_users(url: str, master_key: str) -> dict[str, str]:
     async with aiohttp.ClientSession(url, headers=headers) as session:
         for name, user in USERS.items():
             body = {"user_id": name, "key_alias": f"demo-{secrets.token_hex(4)}", **user.limits}
-            async with session.post("/user/new", data=json.dumps(body)) as answer:
+            async with session.post("/user/new", json=body) as answer:
                 status, made = answer.status, await answer.json()
             if status == 409:
-                async with session.post("/user/update", data=json.dumps({**body, "auto_create_key": True})) as answer:
+                async with session.post("/user/update", json={**body, "auto_create_key": True}) as answer:
                     status, made = answer.status, await answer.json()
             if status != 200:
                 raise click.ClickException(f"The user {name} could not be made: {status} {made}")

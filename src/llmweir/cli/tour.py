@@ -85,8 +85,7 @@ class Tour:
     async def admin(self, method: str, path: str, body: dict[str, object] | None = None) -> Reply:
         """An admin request."""
         headers = {"authorization": f"Bearer {self.place.master_key}"}
-        data = json.dumps(body) if body is not None else None
-        async with self.session.request(method, self.place.url + path, data=data, headers=headers) as answer:
+        async with self.session.request(method, self.place.url + path, json=body, headers=headers) as answer:
             return await _read(answer)
 
     def sent(self, text: str) -> None:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from llmweir.record_fields import caseless_email
+
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
         "doc": ":doc",
@@ -61,4 +63,52 @@ def api_key(key_hash: str) -> bytes:
 
 def email(address: str) -> bytes:
     """The key that holds the user id an email address belongs to; case does not matter."""
-    return f"lw:email:{quote(address.casefold(), safe='@+')}".encode()
+    return f"lw:email:{quote(caseless_email(address), safe='@+')}".encode()
+
+
+def alias(key_alias: str) -> bytes:
+    """The key that holds whose API key's alias this is."""
+    return f"lw:alias:{quote(key_alias, safe='@+')}".encode()
+
+
+def invitation(token_hash: str) -> bytes:
+    """The key of an invitation, by the SHA-256 of its token."""
+    return f"lw:invite:{token_hash}".encode()
+
+
+def invitation_claim(token_hash: str) -> bytes:
+    """The key that is there while somebody is setting a password with an invitation."""
+    return f"lw:invite:{token_hash}:claim".encode()
+
+
+class CatalogueKeys(msgspec.Struct, frozen=True):
+    """The keys of a catalogue, all in one slot: `base` orders its entries by creation, and begins their places."""
+
+    base: bytes
+    rows: bytes
+    writing: bytes
+
+    def place(self, suffix: str) -> bytes:
+        """The key of the sorted set that holds the places with this suffix."""
+        return self.base + suffix.encode()
+
+
+def catalogue(name: str) -> CatalogueKeys:
+    """Spells the keys of the catalogue of "users" or of "keys"."""
+    base = f"lw:{{{name}}}"
+    return CatalogueKeys(*((base + suffix).encode() for suffix in ("", ":rows", ":writing")))
+
+
+def role_place(role: str) -> str:
+    """The suffix of the users with a role, by creation."""
+    return f":role:{quote(role)}"
+
+
+def team_place(team: str) -> str:
+    """The suffix of the users, or the API keys, of a team, by creation."""
+    return f":team:{quote(team)}"
+
+
+def text_place(field: str) -> str:
+    """The suffix of all users in the order of a text of theirs: "id", "email" or "alias"."""
+    return f":by:{field}"

@@ -71,6 +71,7 @@ class Link:
         self._down: StoreUnavailableError | None = None
         self._outgoing: list[bytes] = []
         self._unsent: list[Receiver] = []
+        self._room = max_pending
         self._closed = False
         self.on_up: Callable[[], None] | None = None
 
@@ -102,15 +103,19 @@ class Link:
         if self._down is not None:
             receiver.set_exception(self._down)
             return
-        if len(self._unsent) + (len(wire.waiting) if wire is not None else 0) >= self._max_pending:
+        unsent = self._unsent
+        if not unsent:
+            if wire is None:
+                self._connect()
+                self._room = self._max_pending
+            else:
+                wire.loop.call_soon(self._flush)
+                self._room = self._max_pending - len(wire.waiting)
+        if len(unsent) >= self._room:
             receiver.set_exception(StoreUnavailableError("too many calls are waiting for it"))
             return
-        if wire is None:
-            self._connect()
-        elif not self._outgoing:
-            wire.loop.call_soon(self._flush)
+        unsent.append(receiver)
         self._outgoing.append(packed)
-        self._unsent.append(receiver)
 
     async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
         """Runs a script, and heals a script cache that was flushed."""

@@ -2,25 +2,46 @@
 
 A script's header names every KEYS and ARGV with its unit, and every reply. An include is pulled in once, before the
 code that asks for it, and may itself include others; an indented one belongs to its block alone, so that what is rare
-costs nothing elsewhere. `SUFFIX.name` becomes the text `keys.SUFFIXES` has by that name.
+costs nothing elsewhere. `SUFFIX.name` becomes the text `keys.SUFFIXES` has by that name, and `LAYOUT.name` that of
+`LAYOUTS`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 
 import msgspec
 
 from llmweir.engine.keys import SUFFIXES
 
+LAYOUTS: Mapping[str, str] = MappingProxyType(
+    {
+        "account": "<i8i4i4i8i8i4i8i8i4i8",
+        "model": "<i8i4i4i4i8i8i8",
+        "lease": "<i8i8i8i8i4ss",
+        "lease_row": "<i1i4s",
+        "expiry": "<i8",
+        "line": "<i8i8i8i8s",
+        "record": "<i8i8i8i8sss",
+    }
+)
+"""How values made of several numbers and names are packed, in the words of Lua's `struct`.
+
+Texts take five times as long to read. An account has 64 bytes, the most that a compact hash takes.
+"""
+
 _INCLUDE = re.compile(r"^( *)--- @include (\w+)$", re.MULTILINE)
 _LOCALS = """\
 local KEYS, ARGV = KEYS, ARGV
-local call, floor, match, format = redis.call, math.floor, string.match, string.format"""
-_SUFFIX = re.compile(r"\bSUFFIX\.(\w+)")
+local call, floor, match, format, byte = redis.call, math.floor, string.match, string.format, string.byte
+local pack, unpack_from = struct.pack, struct.unpack"""
+_NAMED = re.compile(r"\b(SUFFIX|LAYOUT)\.(\w+)")
+_NAMES = {"SUFFIX": SUFFIXES, "LAYOUT": LAYOUTS}
 _FOLDER = resources.files("llmweir.engine") / "lua"
 
 
@@ -45,7 +66,7 @@ def load_include(name: str) -> str:
 
 
 def _source(path: str, seen: set[str]) -> str:
-    body = _SUFFIX.sub(lambda match: f"'{SUFFIXES[match[1]]}'", _resolved(path, seen))
+    body = _NAMED.sub(lambda match: f"'{_NAMES[match[1]][match[2]]}'", _resolved(path, seen))
     return f"{_LOCALS}\n{body}"
 
 

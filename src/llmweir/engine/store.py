@@ -56,9 +56,9 @@ class Store:
         self._clock = clock
         self._key_owners: Remembered[str, str] = Remembered(_MOST_KNOWN_KEYS)
         self._unknown_keys: Remembered[str, float] = Remembered(_MOST_KNOWN_KEYS)
-        self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)
-        self._aliases: Remembered[tuple[str, str], str] = Remembered(_MOST_ALIASES)
-        self._admissions: Remembered[tuple[str, str, str, str, str, bytes], bytes] = Remembered(_MOST_TEMPLATES)
+        self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)  # by key hash, else user id
+        self._aliases: Remembered[tuple[str, str, str], str] = Remembered(_MOST_ALIASES)
+        self._admissions: Remembered[tuple[str, str, str, str, str, str, bytes], bytes] = Remembered(_MOST_TEMPLATES)
         self._in_flight: dict[str, tuple[str, float]] = {}
         self._admit = scripts.load("admit")
         self._authorise = scripts.load("authorise")
@@ -98,13 +98,13 @@ class Store:
         self._unknown_keys[key_hash] = now + _UNKNOWN_KEY_TTL_S
         return None
 
-    def alias_target(self, user_id: str, model: str) -> str:
-        """What a model name of this user was last seen to mean; the script says when it means something else now."""
-        return self._aliases.get((user_id, model), model)
+    def alias_target(self, user_id: str, key_hash: str, model: str) -> str:
+        """What a model name of this caller was last seen to mean; the script says when it means something else now."""
+        return self._aliases.get((user_id, key_hash, model), model)
 
-    def name_of(self, user_id: str) -> str:
+    def name_of(self, user_id: str, key_hash: str) -> str:
         """The user's name for people, as last seen: the alias, else the id."""
-        profile = self._profiles.get(user_id)
+        profile = self._profiles.get(key_hash or user_id)
         return (profile[1].user_alias if profile is not None else None) or user_id
 
     async def admit(self, ask: Ask) -> Decision | AliasOf:
@@ -112,7 +112,7 @@ class Store:
 
         Asked twice with one request id it counts once. Raises StoreUnavailableError.
         """
-        profile = self._profiles.get(ask.user_id)
+        profile = self._profiles.get(ask.key_hash or ask.user_id)
         packed = self._pack_admission(ask, profile[0] if profile is not None else b"")
         may_leave = not self.link.is_down
         try:
@@ -129,34 +129,42 @@ class Store:
         if reply[0] == b"admitted":
             self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
             known = profile[1] if profile is not None and reply[3] is None else None
-            return Admitted(Standing(*cast(list[int], reply[1])), known or self._profile(ask.user_id, reply, profile))
+            standing = Standing(*cast("list[int]", reply[1]))
+            caller = known or self._profile(ask.user_id, ask.key_hash, reply, profile)
+            return Admitted(standing, caller, reply[4] == 1)
         decision = _refused(reply)
         if isinstance(decision, AliasOf):
-            self._aliases[(ask.user_id, ask.model)] = decision.model
+            self._aliases[(ask.user_id, ask.key_hash, ask.model)] = decision.model
         return decision
 
     def _pack_admission(self, ask: Ask, version: bytes) -> bytes:
-        constant = (ask.user_id, ask.key_hash, ask.model, ask.target, ask.default_digest, version)
+        constant = (
+            ask.user_id, ask.key_hash, ask.model, ask.target, ask.cache_controls, ask.default_digest, version
+        )  # fmt: skip
         packed = self._admissions.get(constant)
         if packed is None:
             user = keys.user_keys(ask.user_id)
             packed = self._admissions[constant] = template(
                 *(b"EVALSHA", self._admit.sha, 5, user.record, user.use, user.window, user.leases, user.doc),
-                *(Blank.TEXT, Blank.TEXT, ask.key_hash, ask.default_digest, ask.model, ask.target),
+                *(Blank.TEXT, b"" if self._clock is None else Blank.TEXT),
+                *(ask.key_hash, ask.default_digest, ask.model, ask.target),
                 *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, Blank.NUMBER),
-                *(self._lease_ttl_ms, self._memo_ttl_ms, version, Blank.TEXT),
+                *(self._lease_ttl_ms, self._memo_ttl_ms, version, ask.cache_controls),
             )
-        request_id, controls = ask.request_id.encode(), ask.cache_controls.encode()
-        now = b"%d" % self._clock() if self._clock is not None else b""
-        holds = (ask.asked_tokens, ask.hold_tokens, ask.asked_nanos, ask.hold_nanos)
-        return packed % (len(request_id), request_id, len(now), now, *holds, len(controls), controls)
+        request_id = ask.request_id.encode()
+        if self._clock is None:
+            return packed % (
+                len(request_id), request_id, ask.asked_tokens, ask.hold_tokens, ask.asked_nanos, ask.hold_nanos
+            )  # fmt: skip
+        now, holds = b"%d" % self._clock(), (ask.asked_tokens, ask.hold_tokens, ask.asked_nanos, ask.hold_nanos)
+        return packed % (len(request_id), request_id, len(now), now, *holds)
 
     async def authorise(
         self, user_id: str, key_hash: str, *, data_plane: bool, default_digest: str = ""
     ) -> Caller | CallerRefused:
         """Says whether a caller may come in at all, and who it is, counting nothing. Raises StoreUnavailableError."""
         user = keys.user_keys(user_id)
-        profile = self._profiles.get(user_id)
+        profile = self._profiles.get(key_hash or user_id)
         version = profile[0] if profile is not None else b""
         reply = await self.link.run(
             self._authorise,
@@ -171,7 +179,7 @@ class Store:
         )
         assert isinstance(reply, list)  # noqa: S101
         if reply[0] == b"admitted":
-            return self._profile(user_id, reply, profile)
+            return self._profile(user_id, key_hash, reply, profile)
         refused = _refused(reply)
         assert isinstance(refused, CallerRefused)  # noqa: S101
         return refused
@@ -205,6 +213,11 @@ class Store:
         ]
         await asyncio.gather(*calls)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests that were admitted are not settled yet."""
+        return bool(self._in_flight)
+
     async def drain(self) -> None:
         """Waits until every settlement that was sent is answered, as far as the store answers at all."""
         await self._deliveries.idle()
@@ -214,13 +227,13 @@ class Store:
         hot = (self._admit, scripts.load("settle"), self._renew, self._authorise)
         await asyncio.gather(*(self.link.call(b"SCRIPT", b"LOAD", script.source) for script in hot))
 
-    def _profile(self, user_id: str, reply: list[Reply], known: tuple[bytes, Caller] | None) -> Caller:
+    def _profile(self, user_id: str, key_hash: str, reply: list[Reply], known: tuple[bytes, Caller] | None) -> Caller:
         version, texts = reply[2], reply[3]
         if not isinstance(texts, list):
             assert known is not None  # noqa: S101 (only a worker that has the version gets none)
             return known[1]
         fields = [msgspec.json.decode(text) if isinstance(text, bytes) else None for text in texts]
-        alias, role, teams, metadata, guardrails, permissions = fields
+        alias, role, teams, metadata, guardrails, permissions, key = fields
         profile = Caller(
             user_id=user_id,
             user_alias=alias,
@@ -229,9 +242,10 @@ class Store:
             metadata=metadata or {},
             guardrails=tuple(guardrails or ()),
             permissions=permissions or {},
+            key_alias=(key or {}).get("key_alias"),
         )
         assert isinstance(version, bytes)  # noqa: S101
-        self._profiles[user_id] = (version, profile)
+        self._profiles[key_hash or user_id] = (version, profile)
         return profile
 
 
@@ -240,19 +254,20 @@ def _refused(reply: list[Reply]) -> Decision | AliasOf:
         return AliasOf(_text(reply[1]))
     if reply[0] == b"caller":
         return CallerRefused(_text(reply[1]))
-    _, standing, name, entry, kind, limit, used, asked, wait_ms = reply
+    _, standing, name, account, kind, limit, used, asked, wait_ms = reply
     wait_ms = _int(wait_ms)
+    scope, _, entry = _text(account).partition(":")
     state = LimitState(
-        cast(LimitName, _text(name)),
-        _text(entry) if entry is not None else None,
+        cast("LimitName", f"model_{_text(name)}" if scope == "m" else _text(name)),
+        entry if scope == "m" else None,
         _int(limit),
         _int(used),
         _int(asked),
         wait_ms if wait_ms >= 0 else None,
+        of_key=scope == "k",
     )
-    return LimitRefused(
-        Standing(*cast(list[int], standing)), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms
-    )
+    numbers = cast("list[int]", standing)
+    return LimitRefused(Standing(*numbers), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms)
 
 
 def _text(reply: Reply) -> str:

@@ -1,83 +1,63 @@
-"""Users and their API keys in Redis: each write one script call, all or nothing.
+"""The users of a store: their records, made, changed, listed, read and deleted.
 
-An email address and an API key lie in slots of their own on a Redis Cluster, so they are written before the record
-that makes them count: a crash in between leaves a claim that points to a user who does not confirm it, and such a
-claim is worth nothing.
+A record is the truth, and each of its changes is one script call. What must be unique (emails) or is listed (the
+directory) lies in slots of its own on a Redis Cluster, so it is written before the record that makes it count, and
+cleaned up after: a crash in between leaves a claim or a place that no record confirms, and whoever meets it mends it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
-import time
 import uuid
-from base64 import urlsafe_b64encode
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 
-from llmweir.durations import Duration, period_end_ms
-from llmweir.engine import keys, scripts
+from llmweir.engine import keys
+from llmweir.engine.claims import Claims
+from llmweir.engine.directory import Directory, UserEntry, UserQuery
 from llmweir.engine.flatten import Change, changes_of
-from llmweir.engine.link import Link, Reply
+from llmweir.engine.key_rows import account_of, key_records
+from llmweir.engine.limit_usage import LimitUsage, usage_of
+from llmweir.engine.link import Link
+from llmweir.engine.user_data import AccountState, DayRow, Stored, UserData
 from llmweir.errors import ConflictError, NotFoundError
-from llmweir.records import NewUser, UserFields, UserRecord, UserUpdate, record_from_stored
+from llmweir.key_records import KeyRecord
+from llmweir.record_fields import caseless_email
+from llmweir.records import STORED_FIELDS, NewUser, UserFields, UserRecord, UserUpdate, record_from_stored
 
-_KEY = "key:"
-_CLAIM_MS = 10_000
-
-
-class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as it is kept: never in clear. `token` is its SHA-256 in hex, times in ms, 0 = never expires."""
-
-    token: str
-    key_name: str
-    key_alias: str | None = None
-    created_at_ms: int = 0
-    expires_at_ms: int = 0
-
-
-class MintedKey(msgspec.Struct, frozen=True):
-    """A key just made: `secret` is shown once."""
-
-    secret: str
-    row: KeyRow
+_FILED = frozenset({"user_email", "user_alias", "user_role", "teams", "team_id"})
 
 
 class User(msgspec.Struct, frozen=True):
-    """A record and the user's keys."""
+    """A record and the user's keys, oldest first."""
 
     record: UserRecord
-    keys: tuple[KeyRow, ...]
+    keys: tuple[KeyRecord, ...]
 
 
-@lru_cache(maxsize=4096)
-def hash_key(secret: str) -> str:
-    """Hashes an API key as the store knows it: SHA-256 in 43 characters, so that a record stays compact."""
-    return urlsafe_b64encode(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())[:-1].decode()
+class UserPage(msgspec.Struct, frozen=True):
+    """One page of a list, and how many there are in all."""
+
+    users: tuple[User, ...]
+    total: int
 
 
 class Users:
     """The users of one store; `clock` gives the time in ms instead of the server's clock (for tests)."""
 
     def __init__(self, link: Link, *, memo_ttl_ms: int = 86_400_000, clock: Callable[[], int] | None = None) -> None:
-        self._link = link
-        self._memo_ttl_ms = memo_ttl_ms
-        self._clock = clock
-        self._write = scripts.load("write")
-        self._read = scripts.load("read")
+        self.data = UserData(link, memo_ttl_ms=memo_ttl_ms, clock=clock)
+        self.claims = Claims(link, clock=clock)
+        self.directory = Directory(link, self._entries, self._spends, clock=clock)
 
     async def create(self, body: NewUser, *, password_hash: str | None = None) -> str:
         """Creates a user and returns the id; raises ConflictError where the id or the email is taken."""
         user_id = body.user_id or str(uuid.uuid4())
-        if body.user_email is not None:
-            await self._claim_email(body.user_email, user_id)
-        if not await self._written(user_id, "new", [*changes_of(body), *_password(body, password_hash)]):
+        changes = [*changes_of(body), *_password(body, password_hash)]
+        if not await self._write(user_id, "new", changes, email=body.user_email, is_filed=True):
             raise ConflictError("There is a user with this id already.", param="user_id")
-        if body.user_email is not None:
-            await self._keep_email(body.user_email, user_id, None)
         return user_id
 
     async def update(self, body: UserUpdate, *, password_hash: str | None = None) -> str:
@@ -86,17 +66,17 @@ class Users:
         Raises NotFoundError for an unknown user and ConflictError where the new email is taken.
         """
         before = (await self.find(body)).record
-        user_id = before.user_id
-        if body.user_id is not None and body.user_email is not None:
-            await self._claim_email(body.user_email, user_id)
         changes: list[Change] = [*changes_of(body), *_password(body, password_hash), ("unset", "df", "")]
         if body.joins_team is not None:
             changes.append(("join", "teams", msgspec.json.encode(body.joins_team).decode()))
-        if not await self._written(user_id, "old", changes):
-            raise NotFoundError("There is no such user.", param="user_id")
-        if body.user_id is not None and body.user_email is not None:
-            await self._keep_email(body.user_email, user_id, before.user_email)
-        return user_id
+        sent = body.model_fields_set
+        renamed = body.user_id is not None and "user_email" in sent
+        new_email = body.user_email if renamed and body.user_email != before.user_email else None
+        if not await self._write(before.user_id, "old", changes, email=new_email, is_filed=bool(sent & _FILED)):
+            raise _unknown("user_id")
+        if renamed and before.user_email is not None:
+            await self._let_go(before.user_email, before.user_id)
+        return before.user_id
 
     async def find(self, body: UserUpdate) -> User:
         """The user that an update means, by id or by email; raises NotFoundError."""
@@ -115,105 +95,142 @@ class Users:
         """
         named = body.model_copy(update={"user_id": user_id})
         mark: Change = ("set", "df", digest)
-        if not await self._written(user_id, "new", [*changes_of(named), mark]):
-            cleared = NewUser.model_construct(set(NewUser.model_fields) - {"user_id", "spend"})
-            await self._written(user_id, "default", [*changes_of(cleared), *changes_of(named), mark])
+        async with self.directory.writing(user_id):
+            if not await self.data.write(user_id, "new", [*changes_of(named), mark]):
+                cleared = NewUser.model_construct(set(NewUser.model_fields) - {"user_id", "spend"})
+                await self.data.write(user_id, "default", [*changes_of(cleared), *changes_of(named), mark])
 
     async def get(self, user_id: str) -> User | None:
         """Reads a user with the account as it stands now, or None."""
-        user = keys.user_keys(user_id)
-        reply = await self._link.run(
-            self._read, user.record, user.doc, user.use, self._now(), self._memo_ttl_ms, keys=3
-        )
-        if reply is None:
-            return None
-        assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
-        doc, use, record = (_fields(part) for part in reply)
-        return User(_record(user_id, doc, use), tuple(_key_rows(doc, record)))
+        stored = await self.data.read(user_id)
+        return None if stored is None else _user(stored)
+
+    async def get_many(self, user_ids: Sequence[str]) -> list[User | None]:
+        """Reads several users, in the order asked for."""
+        return await asyncio.gather(*map(self.get, user_ids))
+
+    async def page(self, query: UserQuery) -> UserPage:
+        """Reads a page of the users that a query finds, and how many it finds in all."""
+        user_ids, total = await self.directory.user_ids(query)
+        users = await self.get_many(user_ids)
+        return UserPage(tuple(user for user in users if user is not None), total)
 
     async def id_of_email(self, address: str) -> str | None:
         """The id of the user with this email address, whatever its case, or None."""
-        owner = await self._link.call(b"GET", keys.email(address))
-        if not isinstance(owner, bytes):
-            return None
-        user = await self.get(owner.decode())
-        confirmed = user is not None and (user.record.user_email or "").casefold() == address.casefold()
-        return owner.decode() if confirmed else None
+        owner = await self.claims.owner(keys.email(address))
+        return owner if owner is not None and await self._has_email(address)(owner) else None
 
-    async def mint_key(
-        self, user_id: str, *, secret: str | None = None, alias: str | None = None, life: Duration | None = None
-    ) -> MintedKey:
-        """Makes an API key for a user; raises ConflictError where this very key exists, NotFoundError for no user."""
-        secret = secret or f"sk-{secrets.token_urlsafe(24)}"
-        key_hash = hash_key(secret)
-        now_ms = self._now_ms()
-        row = KeyRow(
-            token=hashlib.sha256(secret.encode()).hexdigest(),
-            key_name=f"sk-...{secret[-4:]}",
-            key_alias=alias,
-            created_at_ms=now_ms,
-            expires_at_ms=period_end_ms(life, now_ms, now_ms) if life is not None else 0,
-        )
-        if not await self._link.call(b"SET", keys.api_key(key_hash), user_id, b"NX"):
-            raise ConflictError("There is such a key already.", param="key")
-        if not await self._written(user_id, "old", _key_changes(key_hash, row)):
-            await self._link.call(b"DEL", keys.api_key(key_hash))
-            raise NotFoundError("There is no such user.", param="user_id")
-        return MintedKey(secret, row)
+    async def delete(self, user_ids: Sequence[str]) -> None:
+        """Deletes users with their keys; what they used stays in the reports. Raises NotFoundError: then none is.
 
-    async def change_key(
-        self, user_id: str, row: KeyRow, *, alias: str | None = None, life: Duration | None = None
-    ) -> KeyRow:
-        """Changes the alias of a key, or how long it lives from now on; None leaves it."""
-        now_ms = self._now_ms()
-        expires_at_ms = row.expires_at_ms if life is None else period_end_ms(life, now_ms, now_ms)
-        changed = msgspec.structs.replace(row, key_alias=alias or row.key_alias, expires_at_ms=expires_at_ms)
-        key_hash = urlsafe_b64encode(bytes.fromhex(row.token))[:-1].decode()
-        await self._written(user_id, "old", _key_changes(key_hash, changed))
-        return changed
-
-    async def _written(self, user_id: str, mode: str, changes: list[Change]) -> bool:
-        user = keys.user_keys(user_id)
-        flat = [part for change in changes for part in change]
-        reply = await self._link.run(
-            self._write, user.record, user.doc, user.use, self._now(), mode, self._memo_ttl_ms, *flat, keys=3
-        )
-        assert isinstance(reply, list)  # noqa: S101
-        return reply[0] == 1
-
-    async def _claim_email(self, address: str, user_id: str) -> None:
-        """Claims an address for as long as writing a record takes; `_keep_email` makes it last.
-
-        A claim that lasts although its user does not have the address (any more) is left from a crash, and may be
-        taken over; one that is being written may not.
+        What lies of the keys outside of the users' own data is for `ApiKeys.forget` to clean up.
         """
-        key = keys.email(address)
-        if await self._link.call(b"SET", key, user_id, b"NX", b"PX", _CLAIM_MS):
-            return
-        owner, left_ms = await asyncio.gather(self._link.call(b"GET", key), self._link.call(b"PTTL", key))
-        if owner == user_id.encode():
-            return
-        if left_ms != -1 or await self.id_of_email(address) is not None:
-            raise ConflictError("A user with this email address exists already.", param="user_email")
-        await self._link.call(b"SET", key, user_id, b"PX", _CLAIM_MS)
+        for user in await self._all_known(user_ids):
+            await self._delete(user)
 
-    async def _keep_email(self, address: str, user_id: str, before: str | None) -> None:
-        await self._link.call(b"SET", keys.email(address), user_id)
-        if before is not None and before.casefold() != address.casefold():
-            await self._link.call(b"DEL", keys.email(before))
+    async def set_blocked(self, user_ids: Sequence[str], blocked: bool) -> None:
+        """Blocks users, or lets them in again, from the next request on. Raises NotFoundError: then none is."""
+        users = await self._all_known(user_ids)
+        changes: list[Change] = [("set", "bl", 1), ("doc", "blocked", "true")]
+        if not blocked:
+            changes = [("unset", "bl", ""), ("undoc", "blocked", "")]
+        await asyncio.gather(*(self.data.write(user.record.user_id, "old", changes) for user in users))
 
-    def _now_ms(self) -> int:
-        return self._clock() if self._clock is not None else int(time.time() * 1000)
+    async def join_team(self, user_ids: Sequence[str], team_id: str) -> None:
+        """Adds a team to the teams of users. Raises NotFoundError: then nobody joins."""
+        await self._change_teams(user_ids, "join", team_id)
 
-    def _now(self) -> int | bytes:
-        return self._clock() if self._clock is not None else b""
+    async def leave_team(self, user_ids: Sequence[str], team_id: str) -> None:
+        """Takes a team from the teams of users. Raises NotFoundError: then nobody leaves."""
+        await self._change_teams(user_ids, "leave", team_id)
+
+    async def password_hash(self, user_id: str) -> str | None:
+        """The argon2 hash of a user's password, None where there is no password or no user."""
+        stored = await self.data.read(user_id)
+        return None if stored is None else stored.doc.get("password_hash")
+
+    async def set_password_hash(self, user_id: str, password_hash: str) -> bool:
+        """Sets a password; False where there is no such user."""
+        return await self.data.write(user_id, "old", [("doc", "password_hash", password_hash)])
+
+    async def usage(self, user_id: str) -> list[LimitUsage]:
+        """Where every limit of a user stands; reading it counts nothing. Raises NotFoundError."""
+        stored = await self.data.read(user_id)
+        if stored is None:
+            raise _unknown("user_id")
+        user = _user(stored)
+        named = [(account_of(stored, key), key) for key in user.keys]
+        return usage_of(user.record, named, stored.accounts, self.data.now_ms())
+
+    async def days(self, user_id: str, first_day: int, last_day: int) -> list[DayRow]:
+        """What a user has used on some UTC days (their numbers since 1970-01-01), oldest first; deleted users too."""
+        return await self.data.days(user_id, first_day, last_day)
+
+    async def _write(
+        self, user_id: str, mode: str, changes: Sequence[Change], *, email: str | None, is_filed: bool
+    ) -> bool:
+        """Writes changes of a record, a claim to a new `email` and the record's place in the directory around them."""
+        if email is not None and not await self.claims.claim(keys.email(email), user_id, self._has_email(email)):
+            raise _email_taken()
+        async with self.directory.writing(user_id) if is_filed else nullcontext():
+            written = await self.data.write(user_id, mode, changes)
+            if email is not None and not written:
+                await self.claims.give_up(keys.email(email), user_id, self._has_email(email))
+            elif email is not None and not await self.claims.keep(keys.email(email), user_id):
+                await self.data.write(user_id, "old", [("undoc", "user_email", "")])
+                raise _email_taken()
+        return written
+
+    async def _change_teams(self, user_ids: Sequence[str], what: str, team_id: str) -> None:
+        item = msgspec.json.encode(team_id).decode()
+        for user in await self._all_known(user_ids):
+            await self._write(user.record.user_id, "old", [(what, "teams", item)], email=None, is_filed=True)
+
+    async def _delete(self, user: User) -> None:
+        record = user.record
+        async with self.directory.writing(record.user_id):
+            await self.data.delete(record.user_id)
+        if record.user_email is not None:
+            await self._let_go(record.user_email, record.user_id)
+
+    async def _all_known(self, user_ids: Sequence[str]) -> list[User]:
+        users = await self.get_many(list(dict.fromkeys(user_ids)))
+        known = [user for user in users if user is not None]
+        if len(known) < len(users):
+            raise _unknown("user_ids")
+        return known
+
+    async def _entries(self, user_ids: Sequence[str]) -> list[UserEntry | None]:
+        found = await self.data.texts(user_ids, ("user_email", "user_alias", "user_role", "teams"))
+        return [None if one is None else _entry(user_id, *one) for user_id, one in zip(user_ids, found, strict=True)]
+
+    async def _spends(self, user_ids: Sequence[str]) -> list[int]:
+        return await self.data.spends(user_ids)
+
+    async def _let_go(self, address: str, user_id: str) -> None:
+        """Gives up a user's claim to an address, unless the record has it."""
+        await self.claims.release(keys.email(address), user_id, self._has_email(address))
+
+    def _has_email(self, address: str) -> Callable[[str], Awaitable[bool]]:
+        """Whether the record of a user has an address, read afresh; its case does not matter."""
+
+        async def has_email(user_id: str) -> bool:
+            user = await self.get(user_id)
+            return user is not None and caseless_email(user.record.user_email or "") == caseless_email(address)
+
+        return has_email
 
 
-def _key_changes(key_hash: str, row: KeyRow) -> list[Change]:
-    return [
-        ("set", f"k:{key_hash}", f"{row.expires_at_ms} 0"),
-        ("doc", _KEY + key_hash, msgspec.json.encode(row).decode()),
-    ]
+def _entry(user_id: str, created_at_ms: str | None, *texts: str | None) -> UserEntry:
+    email, alias, role, teams = (msgspec.json.decode(text) if text is not None else None for text in texts)
+    return UserEntry(
+        user_id=user_id,
+        email=email,
+        alias=alias,
+        role=role or "internal_user",
+        teams=tuple(teams or ()),
+        created_at_ms=int(created_at_ms or 0),
+    )
 
 
 def _password(body: UserFields, password_hash: str | None) -> list[Change]:
@@ -222,34 +239,27 @@ def _password(body: UserFields, password_hash: str | None) -> list[Change]:
     return [("undoc", "password_hash", "")] if "password" in body.model_fields_set else []
 
 
-def _fields(flat: Reply) -> dict[str, str]:
-    assert isinstance(flat, list)  # noqa: S101
-    texts = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _record(user_id: str, doc: dict[str, str], use: dict[str, str]) -> UserRecord:
-    document = {name: text for name, text in doc.items() if not name.startswith(_KEY) and name not in _NOT_JSON_FIELDS}
-    return record_from_stored(
-        user_id,
+def _user(stored: Stored) -> User:
+    doc, own = stored.doc, stored.accounts.get("u", AccountState())
+    spends = {name[2:]: int(nanos) for name, nanos in stored.use.items() if name.startswith("s:")}
+    document = {name: doc[name] for name in STORED_FIELDS if name in doc}
+    record = record_from_stored(
+        stored.user_id,
         document,
         created_at_ms=int(doc["created_at_ms"]),
         updated_at_ms=int(doc["updated_at_ms"]),
-        spend_nanos=int(use.get("s", 0)),
-        reserved_nanos=int(use.get("h", 0)),
-        model_spend_nanos={field[2:]: int(nanos) for field, nanos in use.items() if field.startswith("s:")},
-        budget_reset_at_ms=int(use["e"]) if "e" in use else None,
+        spend_nanos=own.spent_nanos,
+        reserved_nanos=own.held_nanos,
+        model_spend_nanos={model: nanos for model, nanos in spends.items() if nanos},
+        budget_reset_at_ms=own.ends_at_ms,
         has_password="password_hash" in doc,
     )
+    return User(record, key_records(stored))
 
 
-_NOT_JSON_FIELDS = frozenset({"created_at_ms", "updated_at_ms", "password_hash"})
+def _email_taken() -> ConflictError:
+    return ConflictError("A user with this email address exists already.", param="user_email")
 
 
-def _key_rows(doc: dict[str, str], record: dict[str, str]) -> list[KeyRow]:
-    rows = [
-        msgspec.json.decode(text, type=KeyRow)
-        for name, text in doc.items()
-        if name.startswith(_KEY) and f"k:{name.removeprefix(_KEY)}" in record
-    ]
-    return sorted(rows, key=lambda row: row.created_at_ms)
+def _unknown(param: str) -> NotFoundError:
+    return NotFoundError("There is no such user.", param=param)

@@ -66,24 +66,19 @@ class Estimator:
     def hold(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None, output_is_free: bool) -> Hold:
         """Estimates what a request to `model` will use; `rates` of None means that the model has no price."""
         ratio = self._ratios.get(model, _FIRST_RATIO)
-        input_tokens = min(int(facts.text_bytes * ratio.tokens_per_byte) + facts.media_tokens + 1, _MOST_TOKENS)
-        output_tokens = 0 if output_is_free else self._output_tokens(facts, user_id, model, rates)
-        most = facts.max_output_tokens
-        stated_tokens = (
-            0
-            if output_is_free or self._reserve == "none"
-            else min((1 if most is None else most) * facts.answers, _MOST_TOKENS)
-        )
-        if rates is None:
-            return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, 0, -1, input_tokens)
-        firm_tokens = stated_tokens if self._reserve == "max" else 0
-        return Hold(
-            input_tokens + stated_tokens,
-            input_tokens + output_tokens,
-            rates.hold_nanos(input_tokens, firm_tokens),
-            rates.hold_nanos(input_tokens, output_tokens),
-            input_tokens,
-        )
+        input_tokens = int(facts.text_bytes * ratio.tokens_per_byte) + facts.media_tokens + 1
+        input_tokens = min(input_tokens, _MOST_TOKENS)
+        output_tokens = stated_tokens = 0
+        if not output_is_free and self._reserve != "none":
+            most = facts.max_output_tokens
+            stated_tokens = facts.answers if most is None else most * facts.answers
+            output_tokens = self._output_tokens(facts, user_id, model, rates)
+            stated_tokens = min(stated_tokens, _MOST_TOKENS)
+        asked_nanos, hold_nanos = 0, -1
+        if rates is not None:
+            firm_tokens = stated_tokens if self._reserve == "max" else 0
+            asked_nanos, hold_nanos = rates.holds_nanos(input_tokens, firm_tokens, output_tokens)
+        return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, asked_nanos, hold_nanos, input_tokens)
 
     def tokens_of(self, text_bytes: int, model: str) -> int:
         """Estimates the tokens of text whose usage nobody reported."""
@@ -96,7 +91,9 @@ class Estimator:
             ratio = self._ratios.get(model)
             if ratio is None:
                 ratio = self._ratios[model] = _Ratio(FIRST_TOKENS_PER_BYTE)
-            seen = min(max(text_tokens / facts.text_bytes, _LEAST_TOKENS_PER_BYTE), _MOST_TOKENS_PER_BYTE)
+            seen = text_tokens / facts.text_bytes
+            if not _LEAST_TOKENS_PER_BYTE <= seen <= _MOST_TOKENS_PER_BYTE:
+                seen = _LEAST_TOKENS_PER_BYTE if seen < _LEAST_TOKENS_PER_BYTE else _MOST_TOKENS_PER_BYTE
             ratio.tokens_per_byte += (seen - ratio.tokens_per_byte) * _LEARNING_RATE
         if usage.output_tokens:
             answers = self._answers.get((user_id, model))
@@ -107,8 +104,6 @@ class Estimator:
 
     def _output_tokens(self, facts: RequestFacts, user_id: str, model: str, rates: Rates | None) -> int:
         most = facts.max_output_tokens
-        if self._reserve == "none":
-            return 0
         if self._reserve == "max":
             known = rates.max_output_tokens if rates is not None else None
             each = most if most is not None else known or self._default_output_tokens
@@ -117,4 +112,5 @@ class Estimator:
             each = max(answers) if answers else self._default_output_tokens
             if most is not None and most < each:
                 each = most
-        return min(each * facts.answers, _MOST_TOKENS)
+        tokens = each * facts.answers
+        return min(_MOST_TOKENS, tokens)

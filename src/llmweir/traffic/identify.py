@@ -18,21 +18,32 @@ _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"ocp-apim-subscript
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """What the gate needs of a request's headers, read in one pass.
+    """What the gate needs of a request's headers.
 
     `api_key` is None where the request carries none. `declared_bytes` is the Content-Length, -1 without one.
     `upgrades` says that it asks for a WebSocket; other upgrades (Java's clients offer h2c) are ignored, as HTTP allows.
+    `fields` are all headers by name, in their order; `repeats` says that some come more than once, the last one counts.
     """
 
     api_key: str | None
     content_type: bytes
-    content_encoding: bytes
-    accept: bytes
     declared_bytes: int
     upgrades: bool
+    fields: dict[bytes, bytes] = {}
+    repeats: bool = False
+
+    @property
+    def content_encoding(self) -> bytes:
+        """The content coding of the body, empty where there is none."""
+        return self.fields.get(b"content-encoding", b"")
+
+    @property
+    def accept(self) -> bytes:
+        """What the caller would have as an answer."""
+        return self.fields.get(b"accept", b"")
 
 
-NO_HEAD = RequestHead(None, b"", b"", b"", -1, False)
+NO_HEAD = RequestHead(None, b"", -1, False)
 """For a request refused before its headers were read."""
 
 
@@ -40,11 +51,15 @@ class HeadReader:
     """Reads request heads; `key_header` is a further header a key may come in, after the usual ones."""
 
     def __init__(self, key_header: str | None = None) -> None:
-        names = (*_KEY_HEADERS, key_header.lower().encode()) if key_header else _KEY_HEADERS
-        self._ranks = {name: rank for rank, name in enumerate(names)}
-        self._wanted = frozenset(
-            (*names, *_METHOD_HEADERS, b"content-type", b"content-encoding", b"accept", b"content-length", b"upgrade")
+        self._key_names = (*_KEY_HEADERS, key_header.lower().encode()) if key_header else _KEY_HEADERS
+        self._once = frozenset(
+            (*self._key_names, *_METHOD_HEADERS, b"content-type", b"content-encoding", b"content-length", b"upgrade")
         )
+
+    @property
+    def key_headers(self) -> tuple[str, ...]:
+        """The headers that a key may come in beside Authorization, in the order in which they are looked at."""
+        return tuple(name.decode() for name in self._key_names[1:])
 
     def read(self, headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         """Reads a head; raises UnreadableRequestError where what stands behind might read another request.
@@ -52,36 +67,35 @@ class HeadReader:
         - A header that decides something comes twice: Authorization, Content-Type ...
         - A header that says another method than the request's own.
         """
-        wanted = self._wanted
-        found: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in wanted:
-                if name in found and name != b"accept":
-                    raise UnreadableRequestError(400, "duplicate_header", f"The header {name.decode()} comes twice.")
-                found[name] = value
-        if not _METHOD_HEADERS.isdisjoint(found):
+        pairs = headers if isinstance(headers, list) else list(headers)
+        fields = dict(pairs)
+        repeats = len(fields) != len(pairs)
+        if repeats:
+            self._refuse_duplicates(pairs)
+        if not _METHOD_HEADERS.isdisjoint(fields):
             raise UnreadableRequestError(400, "method_override", "Send the method itself, not a header that names it.")
-        get = found.get
-        length = get(b"content-length", b"")
+        length = fields.get(b"content-length", b"")
         return RequestHead(
-            self._api_key(found),
-            get(b"content-type", b""),
-            get(b"content-encoding", b""),
-            get(b"accept", b""),
+            self._api_key(fields),
+            fields.get(b"content-type", b""),
             int(length) if length.isdigit() and len(length) < 20 else -1,
-            b"websocket" in get(b"upgrade", b"").lower(),
+            b"upgrade" in fields and b"websocket" in fields[b"upgrade"].lower(),
+            fields,
+            repeats,
         )
 
-    def _api_key(self, found: dict[bytes, bytes]) -> str | None:
-        for name in self._ranks:
-            value = found.get(name)
-            if value is None:
-                continue
-            if name == b"authorization":
-                if value[:7].lower() != b"bearer ":
-                    continue
-                value = value[7:]
-            key = value.strip()
-            if key:
+    def _refuse_duplicates(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        seen: set[bytes] = set()
+        for name, _ in pairs:
+            if name in seen and name in self._once:
+                raise UnreadableRequestError(400, "duplicate_header", f"The header {name.decode()} comes twice.")
+            seen.add(name)
+
+    def _api_key(self, fields: dict[bytes, bytes]) -> str | None:
+        value = fields.get(b"authorization")
+        if value is not None and value[:7].lower() == b"bearer " and (key := value[7:].strip()):
+            return key.decode("latin-1")
+        for name in self._key_names:
+            if name in fields and name != b"authorization" and (key := fields[name].strip()):
                 return key.decode("latin-1")
         return None

@@ -16,9 +16,9 @@ import msgspec
 
 from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Refusal, Standing
 from llmweir.engine.asks import AliasOf, Ask
+from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
-from llmweir.engine.users import hash_key
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
 from llmweir.pricing import PriceBook, Rates
 from llmweir.traffic import refusals
@@ -122,90 +122,92 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request or WebSocket; everything else passes."""
-        if scope["type"] == "http":
-            request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
-            try:
-                await self._serve(request)
-            except Refused as refused:
-                await _answer(request, refused.refusal, refused.standing)
-            except UnreadableRequestError as error:
-                await _answer(request, refusal_of(error), None)
-            except (StoreUnavailableError, ReplyError) as error:
-                if isinstance(error, ReplyError):
-                    _log.error("store_refused error=%r", str(error))
-                await _answer(request, refusals.STORE_UNAVAILABLE, None)
-            except UpstreamUnavailableError as error:
-                await _answer(request, refusals.upstream_unavailable(error.status), None)
-            except ClientLeftError:
+        if scope["type"] != "http":
+            await (self._websocket if scope["type"] == "websocket" else self._app)(scope, receive, send)
+            return
+        request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
+        try:
+            path = _path_of(scope)
+            verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
+            request.route = verdict.route
+            if verdict.access == "open":
+                await self._app(scope, receive, send)
                 return
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            is_limited = self._recognise(request)
+            if is_limited is None:
+                is_limited = await self._look_up(request)
+            if not is_limited:
+                await self._app(scope, receive, send)
+            elif verdict.access == "free":
+                _give_caller(scope, await self._authorise(request), request.request_id)
+                await self._app(scope, receive, send)
+            else:
+                if self._has_body(request):
+                    request.body = await self._bodies.read(receive, request.head.declared_bytes)
+                    self._read_facts(request, request.body)
+                admitted, reservation = await self._admit(request)
+                await self._pass_on(request, admitted, reservation)
+        except _ANSWERED as error:
+            await _answer(request, *_refusal_and_standing(error))
+        except ClientLeftError:
+            return
 
-    async def _serve(self, request: _Request) -> None:
-        scope = request.scope
-        path = _path_of(scope)
-        verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
-        request.route = verdict.route
-        if verdict.access == "open":
-            await self._app(scope, request.receive, request.send)
-        elif not await self._recognise(request):
-            await self._app(scope, request.receive, request.send)  # the master key is not limited
-        elif verdict.access == "free":
-            caller = await self._authorise(request)
-            _give_caller(scope, caller, request.request_id)
-            await self._app(scope, request.receive, request.send)
-        else:
-            await self._read(request)
-            admitted, reservation = await self._admit(request)
-            await self._pass_on(request, admitted, reservation)
-
-    async def _recognise(self, request: _Request) -> bool:
-        """Finds out who is calling; False for the master key, Refused for nobody."""
-        request.head = self._heads.read(request.scope["headers"])
-        if request.head.upgrades and not self._options.accept_websockets:
+    def _recognise(self, request: _Request) -> bool | None:
+        """Finds out who is calling; False for the master key, Refused for nobody, None: somebody to be looked up."""
+        request.head = head = self._heads.read(request.scope["headers"])
+        if head.upgrades and not self._options.accept_websockets:
             raise _websocket_refused()
         if self._identify is not None:
-            named = self._identify(request.scope)
-            user_id = await named if inspect.isawaitable(named) else named
-            if user_id is not None and not isinstance(user_id, str):
-                raise TypeError(f"identify returns a user id or None, not {type(user_id).__name__}")
-            if user_id is None or not _USER_ID.fullmatch(user_id):
-                raise Refused(refusals.unauthenticated("unknown_user"))
-            request.user_id = user_id
-            return True
-        api_key = request.head.api_key
+            return None
+        api_key = head.api_key
         if api_key is None:
             raise Refused(refusals.unauthenticated("no_key"))
         if self._master_key is not None and compare_digest(api_key.encode("latin-1"), self._master_key):
             return False
         request.key_hash = hash_key(api_key)
-        owner = self._store.known_owner(request.key_hash) or await self._store.owner_of(request.key_hash)
-        if owner is None:
-            raise Refused(refusals.unauthenticated("unknown_key"))
-        request.user_id = owner
+        request.user_id = self._store.known_owner(request.key_hash) or ""
+        return True if request.user_id else None
+
+    async def _look_up(self, request: _Request) -> bool:
+        """Asks the app, or the store, who is calling; Refused for nobody."""
+        if self._identify is None:
+            owner = await self._store.owner_of(request.key_hash)
+            if owner is None:
+                raise Refused(refusals.unauthenticated("unknown_key"))
+            request.user_id = owner
+            return True
+        named = self._identify(request.scope)
+        user_id = await named if inspect.isawaitable(named) else named
+        if user_id is not None and not isinstance(user_id, str):
+            raise TypeError(f"identify returns a user id or None, not {type(user_id).__name__}")
+        if user_id is None or not _USER_ID.fullmatch(user_id):
+            raise Refused(refusals.unauthenticated("unknown_user"))
+        request.user_id = user_id
         return True
 
-    async def _read(self, request: _Request) -> None:
-        """Reads the body and what it says of its own cost."""
-        route, head = request.route, request.head
-        if route.format is None:
+    def _has_body(self, request: _Request) -> bool:
+        """Whether a request's body says what it costs; raises UnreadableRequestError where nothing would."""
+        if request.route.format is None:
             if self._options.unknown_paths == "refuse":
                 message = "This method and path are not known, so they cannot be metered (see unknown_paths)."
                 raise UnreadableRequestError(404, "path_not_gated", message)
-            return
-        if head.content_encoding not in (b"", b"identity"):
+            return False
+        if request.head.content_encoding not in (b"", b"identity"):
             raise UnreadableRequestError(
                 415, "unsupported_content_encoding", "A body in a content coding cannot be metered; send it plain."
             )
-        request.body = await self._bodies.read(request.receive, head.declared_bytes)
-        request.facts = route.format.facts(request.body, head.content_type, route.path_model)
+        return True
+
+    def _read_facts(self, request: _Request, body: bytes) -> None:
+        """Reads what a body says of its own cost."""
+        route = request.route
+        assert route.format is not None  # noqa: S101 (it has a body)
+        request.facts = route.format.facts(body, request.head.content_type, route.path_model)
 
     async def _admit(self, request: _Request) -> tuple[Admitted, Reservation]:
         """Admits a request, or raises Refused; it takes a second call only where an alias has just changed."""
         facts, route = request.facts, request.route
-        model = self._store.alias_target(request.user_id, facts.model)
+        model = self._store.alias_target(request.user_id, request.key_hash, facts.model)
         rates: Rates | None = None
         hold = NO_HOLD
         for _ in range(_MOST_ADMISSION_CALLS):
@@ -232,7 +234,7 @@ class Gate:
                 )
                 return decision, reservation
             if isinstance(decision, LimitRefused):
-                who = self._store.name_of(request.user_id)
+                who = self._store.name_of(request.user_id, request.key_hash)
                 refusal = refusals.limit_refused(decision, who, model, self._options.budget_exceeded_status)
                 raise Refused(refusal, decision.standing)
             if isinstance(decision, AliasOf):
@@ -271,7 +273,7 @@ class Gate:
         observer = Observer(
             request.send,
             reservation,
-            admitted.standing,
+            admitted.is_tight,
             standing_headers(admitted.standing, request.route.dialect),
             request.route,
             request.facts,
@@ -300,9 +302,13 @@ class Gate:
             verdict = self._rules.judge("GET", _path_of(scope), scope.get("raw_path") or b"")
             if not self._options.accept_websockets:
                 raise _websocket_refused()
-            limited = verdict.access != "open" and await self._recognise(request)
-            admitted, reservation = await self._admit(request) if limited else (None, None)
-        except (Refused, UnreadableRequestError, StoreUnavailableError, ReplyError):
+            is_limited: bool | None = False
+            if verdict.access != "open":
+                is_limited = self._recognise(request)
+                if is_limited is None:
+                    is_limited = await self._look_up(request)
+            admitted, reservation = await self._admit(request) if is_limited else (None, None)
+        except _ANSWERED:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -331,7 +337,12 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
     assert route.format is not None  # noqa: S101 (only what has a format has a body here)
     new_model = model if model != facts.model else None
     asks_usage = route.hides_usage_event(facts)
-    headers: Headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+    if request.head.repeats:
+        headers: Headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+    else:
+        fields = request.head.fields
+        fields.pop(b"accept-encoding", None)
+        headers = list(fields.items())
     changes: Scope = {"headers": headers}
     if new_model is not None and route.path_model is not None:
         path = _path_of(scope)
@@ -348,6 +359,23 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
 def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
     caller = msgspec.structs.replace(profile, request_id=request_id)
     scope["state"] = {**scope.get("state", {}), "llmweir": caller}
+
+
+_ANSWERED = (Refused, UnreadableRequestError, StoreUnavailableError, ReplyError, UpstreamUnavailableError)
+"""What the gate answers itself."""
+
+
+def _refusal_and_standing(error: Exception) -> tuple[Refusal, Standing | None]:
+    match error:
+        case Refused():
+            return error.refusal, error.standing
+        case UnreadableRequestError():
+            return refusal_of(error), None
+        case UpstreamUnavailableError():
+            return refusals.upstream_unavailable(error.status), None
+        case ReplyError():
+            _log.error("store_refused error=%r", str(error))
+    return refusals.STORE_UNAVAILABLE, None
 
 
 async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:

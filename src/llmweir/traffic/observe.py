@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
 
-from llmweir.decision import NO_LIMIT, Standing
 from llmweir.engine.asks import Settlement
 from llmweir.engine.deliveries import Delivery
 from llmweir.engine.link import ReplyError
@@ -20,7 +20,7 @@ from llmweir.traffic.asgi import Headers, Message, Send
 from llmweir.traffic.estimate import Estimator, Hold
 from llmweir.traffic.formats.base import RequestFacts, StreamReader
 from llmweir.traffic.formats.usage_filter import UsageEventFilter
-from llmweir.traffic.headers import without_limits
+from llmweir.traffic.headers import passed_on
 from llmweir.traffic.paths import Route
 from llmweir.usage import Usage
 
@@ -32,6 +32,10 @@ _STREAMED_TYPES: Final = (b"audio/", b"video/", b"application/octet-stream", b"a
 
 _WHOLE_ANSWERS: Final = ("http.response.pathsend", "http.response.zerocopysend")
 """ASGI extensions that send the rest of an answer at once, unseen."""
+
+
+async def _nothing() -> None:
+    """Stands for a message that is held back; a coroutine, for some servers make a task of what `send` returns."""
 
 
 class Reservation:
@@ -76,20 +80,6 @@ class Reservation:
     def is_priced(self) -> bool:
         """Whether the model has a price: without one the cost is not known."""
         return self._rates is not None
-
-    def is_tight(self, standing: Standing) -> bool:
-        """Whether one more request like this one might not fit for as long as this one is not settled.
-
-        Other requests of the caller may follow while it runs, so half of the parallel slots taken is tight already.
-        """
-        hold = self._hold
-        return (
-            standing.parallel_used * 2 >= standing.parallel_limit != NO_LIMIT
-            or standing.tpm_used + hold.hold_tokens > standing.tpm_limit != NO_LIMIT
-            or standing.model_tpm_used + hold.hold_tokens > standing.model_tpm_limit != NO_LIMIT
-            or standing.budget_used_nanos + hold.hold_nanos > standing.budget_limit_nanos != NO_LIMIT
-            or standing.model_budget_used_nanos + hold.hold_nanos > standing.model_budget_limit_nanos != NO_LIMIT
-        )
 
     def used(self, usage: Usage) -> None:
         """Settles with the usage the upstream reported, and learns from it."""
@@ -163,7 +153,7 @@ class Observer:
         self,
         send: Send,
         reservation: Reservation,
-        standing: Standing,
+        is_tight: bool,
         headers: Headers,
         route: Route,
         facts: RequestFacts,
@@ -174,7 +164,7 @@ class Observer:
         self._format = route.format
         self._asked_stream = facts.stream
         self._filter = UsageEventFilter() if route.hides_usage_event(facts) else None
-        self._is_tight = reservation.is_tight(standing)
+        self._is_tight = is_tight
         self._held_start: Message | None = None
         self._reader: StreamReader | None = None
         self._body: list[bytes] = []
@@ -184,25 +174,14 @@ class Observer:
         self._ok = False
         self.status = 0
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Takes a message of the app and passes on what the client gets of it."""
         kind = message["type"]
         if kind == "http.response.body":
-            if self._reader is not None:
-                await self._stream_chunk(self._reader, message)
-            else:
-                await self._body_message(message)
-        elif kind == "http.response.start":
-            await self._start(message)
-        else:
-            if kind in _WHOLE_ANSWERS:
-                self._settle()
-                if self._is_tight:
-                    await self._settled()
-                if self._held_start is not None:
-                    await self._send(self._held_start)
-                    self._held_start = None
-            await self._send(message)
+            return self._body_message(message) if self._reader is None else self._stream_chunk(self._reader, message)
+        if kind == "http.response.start":
+            return self._start(message)
+        return self._other(message, is_whole=kind in _WHOLE_ANSWERS)
 
     @property
     def has_begun(self) -> bool:
@@ -220,52 +199,73 @@ class Observer:
         else:
             self._reservation.as_held()
 
-    async def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> Awaitable[None]:
         self.status = message["status"]
         self._ok = self.status < 400
-        headers = without_limits(message.get("headers", []))
-        content_type = b""
-        for name, value in headers:
-            if name == b"content-type":
-                content_type = value.lower()
-            elif name == b"content-encoding":
-                self._encoding = value.strip().lower()
-        streams = content_type.startswith(b"text/event-stream")
-        self._encoded_stream = streams and self._encoding not in (b"", b"identity")
-        if self._ok and self._format is not None and streams and not self._encoded_stream:
+        headers, content_type, self._encoding = passed_on(message.get("headers", ()))
+        is_event_stream = content_type.startswith(b"text/event-stream")
+        self._encoded_stream = is_event_stream and self._encoding not in (b"", b"identity")
+        if self._ok and self._format is not None and is_event_stream and not self._encoded_stream:
             self._reader = self._format.stream_reader()
-        else:
+        elif self._filter is not None:
             self._filter = None
-        message = {**message, "headers": headers + self._headers}
         if self._filter is not None:
-            message["headers"] = [header for header in message["headers"] if header[0] != b"content-length"]
-        streams = streams or self._asked_stream or content_type.startswith(_STREAMED_TYPES)
+            headers = [header for header in headers if header[0] != b"content-length"]
+        headers += self._headers
+        message = {**message, "headers": headers}
+        streams = is_event_stream or self._asked_stream or content_type.startswith(_STREAMED_TYPES)
         if self._ok and self._format is not None and not streams:
             self._held_start = message
-        else:
-            await self._send(message)
+            return _nothing()
+        return self._send(message)
 
     async def _body_message(self, message: Message) -> None:
-        chunk: bytes = message.get("body", b"")
+        start = self._held_start
+        if start is None or self._body or message.get("more_body", False):
+            await self._body_part(message)
+            return
+        # A plain answer in one message, as most are.
+        self._settle_plain(message.get("body", b""))
+        if self._is_tight:
+            await self._settled()
+        await self._send_start(start)
+        await self._send(message)
+
+    async def _body_part(self, message: Message) -> None:
         more = message.get("more_body", False)
         if self._ok and self._format is not None and self._body_bytes <= _READ_BYTES:
+            chunk = message.get("body", b"")
             self._body.append(chunk)
             self._body_bytes += len(chunk)
-        if more and self._held_start is not None and self._body_bytes <= _HELD_BYTES:
+        start = self._held_start
+        if more and start is not None and self._body_bytes <= _HELD_BYTES:
             return
         if not more:
             self._settle()
             if self._is_tight:
                 await self._settled()
-        if self._held_start is None:
+        if start is None:
             await self._send(message)
             return
-        start, self._held_start = self._held_start, None
-        if not more and self._reservation.is_priced:
-            cost = format_usd(self._reservation.cost_nanos).encode()
-            start["headers"].append((b"x-llmweir-cost-usd", cost))
-        await self._send(start)
+        await self._send_start(start)
         await self._send({"type": "http.response.body", "body": b"".join(self._body), "more_body": more})
+
+    def _send_start(self, start: Message) -> Awaitable[None]:
+        self._held_start = None
+        reservation = self._reservation
+        if reservation.settled is not None and reservation.is_priced:
+            start["headers"].append((b"x-llmweir-cost-usd", format_usd(reservation.cost_nanos).encode()))
+        return self._send(start)
+
+    async def _other(self, message: Message, *, is_whole: bool) -> None:
+        if is_whole:
+            self._settle()
+            if self._is_tight:
+                await self._settled()
+            if self._held_start is not None:
+                await self._send(self._held_start)
+                self._held_start = None
+        await self._send(message)
 
     async def _stream_chunk(self, reader: StreamReader, message: Message) -> None:
         chunk: bytes = message.get("body", b"")
@@ -290,8 +290,12 @@ class Observer:
             self._settle_stream()
         elif not self._ok:
             self._reservation.failed()
+        elif self._format is None:
+            self._reservation.nothing()
+        elif self._body_bytes > _READ_BYTES:
+            self._reservation.as_held()
         else:
-            self._settle_plain()
+            self._settle_plain(b"".join(self._body))
 
     async def _settled(self) -> None:
         """Waits until Redis has settled, or cannot."""
@@ -307,26 +311,24 @@ class Observer:
         else:
             self._reservation.produced(outcome.produced_text_bytes, outcome.usage)
 
-    def _settle_plain(self) -> None:
-        if self._format is None:
-            self._reservation.nothing()
-            return
-        if self._body_bytes > _READ_BYTES:
-            self._reservation.as_held()
-            return
-        body = _decoded(self._body[0] if len(self._body) == 1 else b"".join(self._body), self._encoding)
-        if body is not None and self._encoded_stream:
+    def _settle_plain(self, body: bytes) -> None:
+        assert self._format is not None  # noqa: S101 (only what has a format is read)
+        if self._encoding:
+            decoded = _decoded(body, self._encoding)
+            if decoded is None:
+                self._reservation.as_held()
+                return
+            body = decoded
+        if self._encoded_stream:
             self._reader = self._format.stream_reader()
             self._reader.feed(body)
             self._settle_stream()
             return
-        usage = self._format.usage(body) if body is not None else None
+        usage = self._format.usage(body)
         if usage is not None:
             self._reservation.used(usage)
-        elif body is not None:
-            self._reservation.produced(self._format.produced_text_bytes(body))
         else:
-            self._reservation.as_held()
+            self._reservation.produced(self._format.produced_text_bytes(body))
 
 
 def _decoded(body: bytes, encoding: bytes) -> bytes | None:

@@ -108,7 +108,8 @@ def _message(refused: LimitRefused, who: str, model: str, retry_after_ms: int | 
     limit = refused.limit
     of_model = f" for {model}" if model else ""
     numbers = _numbers(limit)
-    which = f"{of_model} for user {who} on {_LIMIT_NAMES[limit.name]}: {numbers}."
+    whose = "the API key of user" if limit.of_key else "user"
+    which = f"{of_model} for {whose} {who} on {_LIMIT_NAMES[limit.name]}: {numbers}."
     reached = "Budget exceeded" if limit.name.endswith("budget") else "Rate limit reached"
     if refused.kind == "never":
         reached = reached if limit.limit == 0 else "Request too large"

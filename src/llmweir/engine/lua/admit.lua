@@ -15,8 +15,10 @@
 -- Reply: { 'caller', reason }   reason: unknown_user stale_default unknown_key key_expired key_blocked user_blocked
 --                               role_not_allowed model_not_allowed cache_control_not_allowed model_not_priced
 --        { 'alias', model }     the holds must be made for this model: ask again
---        { 'admitted', state, version, profile }    profile: six JSON texts, or false if the worker has this version
---        { 'limit', state, name, entry, kind, limit, used, asked, wait_ms }
+--        { 'admitted', state, version, profile, tight 0 | 1 }
+--                               profile: seven JSON texts, or false if the worker has this version
+--        { 'limit', state, name, account, kind, limit, used, asked, wait_ms }
+--                               name: rpm tpm parallel budget; account: u, k:ID or m:ENTRY, whose limit it is
 --                               kind: wait stop never; wait_ms -1 = unknown
 -- state: rpm limit, used, user's window reset_ms, tpm limit, used, model rpm limit, used, model tpm limit, used,
 --        parallel limit, used, budget limit, used, reset_ms, model budget limit, used, reset_ms; -1 = none
@@ -26,18 +28,28 @@
 --- @include decide
 --- @include write_rows
 --- @include state_of
+--- @include is_tight
 local id, model, now = ARGV[1], ARGV[6], clock_ms(ARGV[2])
 
 -- Read: who is it, what may they do?
 local record = call('HMGET', KEYS[1], 'p', 'k:' .. ARGV[3], 'a:' .. ARGV[5], 'e:' .. model)
-local version, flags, widths, rpm, tpm, parallel, budget =
-  match(record[1] or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
-if flags ~= '-' or record[2] ~= '0 0' then
+local rpm, tpm, parallel, budget, version, flags, widths
+if record[1] then rpm, tpm, parallel, budget, version, flags, widths = unpack_from(LAYOUT.record, record[1]) end
+local key, key_line = match(record[2] or '', '^0 0 (%d+)$'), nil
+local target = record[3] or ARGV[5]
+if flags ~= '-' or not key then
   --- @include caller_verdict
-  local reason = caller_verdict(KEYS[1], version, flags, ARGV[3] ~= '', record[2], true, ARGV[4], now)
+  local reason, key_id, key_limits = caller_verdict(KEYS[1], version, flags, ARGV[3] ~= '', record[2], true, ARGV[4], now)
   if reason then return { 'caller', reason } end
+  key = key_id
+  if key_limits ~= '' then
+    --- @include key_row
+    key_line, target, reason = key_row(KEYS[1], key, key_limits, ARGV[5], target)
+    if reason then return { 'caller', reason } end
+    key = '-'
+  end
 end
-if (record[3] or ARGV[5]) ~= model then return { 'alias', record[3] or ARGV[5] } end
+if target ~= model then return { 'alias', target } end
 if flags ~= '-' then
   --- @include model_verdict
   local reason = model_verdict(KEYS[1], flags, model, ARGV[14])
@@ -45,18 +57,21 @@ if flags ~= '-' then
 end
 
 -- Read: the limits, a row a scope, and where each stands.
-local of_model = record[4]
-if widths ~= '-' and not of_model then
-  --- @include longest_prefix
-  of_model = longest_prefix(KEYS[1], 'e:', model, widths)
+local others = record[4]
+if not others then
+  if widths ~= '-' then
+    --- @include longest_prefix
+    others = longest_prefix(KEYS[1], 'e:', model, widths)
+  end
+  others = others or ''
 end
-local rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, of_model, KEYS[2], KEYS[3], now)
+if key_line then others = key_line .. others end
+local rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, others, KEYS[2], KEYS[3], now)
 if due then
   --- @include catch_up
   catch_up(KEYS[1], now, ARGV[12])
-  rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, of_model, KEYS[2], KEYS[3], now)
+  rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, others, KEYS[2], KEYS[3], now)
 end
-if parallel ~= '-1' then rows[1].running = call('HLEN', KEYS[4]) end
 
 -- Decide.
 local least_tokens, least_nanos, priced_nanos = ARGV[7] + 0, ARGV[9] + 0, ARGV[10] + 0
@@ -65,12 +80,13 @@ if fits == nil then return { 'caller', 'model_not_priced' } end
 
 -- Write all, or nothing. A request id that has a lease was counted before: a retry after a lost reply.
 if fits then
-  write_rows(rows, second, KEYS[2], KEYS[4], id, model, tokens, nanos, now + ARGV[11], first_expiry)
+  write_rows(rows, second, KEYS[2], KEYS[4], id, key, model, tokens, nanos, now + ARGV[11], first_expiry)
 elseif call('HEXISTS', KEYS[4], id) == 0 then
   --- @include refuse
   return refuse(rows, second, KEYS[3], least_tokens, tokens, least_nanos, nanos, priced_nanos > 0, now,
     state_of(rows, second, now))
 end
-if version == ARGV[13] then return { 'admitted', state_of(rows, second, now), version, false } end
-return { 'admitted', state_of(rows, second, now), version,
-  call('HMGET', KEYS[5], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails', 'permissions') }
+local state = state_of(rows, second, now)
+if version == ARGV[13] then return { 'admitted', state, version, false, is_tight(rows, tokens, nanos) } end
+return { 'admitted', state, version, call('HMGET', KEYS[5], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails',
+  'permissions', 'key:' .. ARGV[3]), is_tight(rows, tokens, nanos) }

@@ -11,10 +11,12 @@
 --- @include clock_ms
 --- @include caller_verdict
 local record = call('HMGET', KEYS[1], 'p', 'k:' .. ARGV[2])
-local version, flags = match(record[1] or '', '^(%d+) (%S+) ')
+local version, flags, _
+if record[1] then _, _, _, _, version, flags = unpack_from(LAYOUT.record, record[1]) end
 local now = clock_ms(ARGV[1])
 local reason = caller_verdict(KEYS[1], version, flags, ARGV[2] ~= '', record[2], ARGV[3] == '1', ARGV[5], now)
 if reason then return { 'caller', reason } end
 if version == ARGV[4] then return { 'admitted', false, version, false } end
 return { 'admitted', false, version,
-  call('HMGET', KEYS[2], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails', 'permissions') }
+  call('HMGET', KEYS[2], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails', 'permissions',
+    'key:' .. ARGV[2]) }

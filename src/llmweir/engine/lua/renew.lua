@@ -10,7 +10,7 @@ local expiry, renewed = clock_ms(ARGV[1]) + ARGV[2], 0
 for index = 3, #ARGV do
   local lease = call('HGET', KEYS[1], ARGV[index])
   if lease then
-    call('HSET', KEYS[1], ARGV[index], format('%d %s', expiry, match(lease, '^%d+ (.*)$')))
+    call('HSET', KEYS[1], ARGV[index], pack(LAYOUT.expiry, expiry) .. string.sub(lease, 9))
     renewed = renewed + 1
   end
 end

@@ -8,14 +8,23 @@
 --   set / unset      a field of the record
 --   family           '' : removes all fields of the record that begin with name ('r:')
 --   doc / undoc      a field of the doc, as JSON text
---   join             value = a string as JSON that is added to a list of them, a field of the doc
+--   join / leave     value = a string as JSON that is added to a list of them, a field of the doc, or taken out
+--   needs            name = hash of an API key that must be there, else nothing is written
+--   key_is           name = hash, value = 'expiry blocked' that it must have, else nothing is written
+--   doc_is           value = the text that a field of the doc must have, else nothing is written
 --   use / unuse      a field of the use hash
 --   period           value = the user's budget duration: a period starts now, unless it had this one; '' = none
 --   model_budget     name = entry, value = 'nanos' or 'nanos duration'; an unchanged duration keeps its period; a new
 --                    entry begins with what its models have spent in the user's period
 --   spend            value = nanos spent in this period
+--   key              name = hash of an API key, new or not; value = 'expiry blocked', or 'expiry blocked rpm tpm parallel
+--                    budget flags' for one with limits of its own (flags: see `key_row`)
+--   key_list         name = hash; value = 'm' or 'a', then a line each: the models it may use, or name and model in turn
+--   key_period       name = hash, value = the duration of its budget periods; '' = none
+--   key_spend        name = hash, value = nanos spent
+--   move_key         name = hash, value = its new one         drop_key     name = hash
 --
--- Reply: { 1, version } written; { 0 } there is (new) or is no (old) record.
+-- Reply: { 1, version } written; { 0 } there is (new) or is no (old) record, or not what it needs.
 --
 --- @include clock_ms
 --- @include catch_up
@@ -23,6 +32,13 @@
 --- @include set_spend
 --- @include set_model_budget
 --- @include join_list
+--- @include leave_list
+--- @include still_so
+--- @include set_key
+--- @include set_key_list
+--- @include set_key_period
+--- @include set_key_spend
+--- @include drop_key
 --- @include pack_record
 --- @include pack_entries
 --- @include seed_budgets
@@ -31,6 +47,9 @@ local record, doc, use, now = KEYS[1], KEYS[2], KEYS[3], clock_ms(ARGV[1])
 -- Read: is there one?
 if call('EXISTS', record) == (ARGV[2] == 'new' and 1 or 0) then return { 0 } end
 if ARGV[2] == 'default' and call('HEXISTS', record, 'df') == 0 then return { 0 } end
+for index = 4, #ARGV, 3 do
+  if not still_so(record, doc, ARGV[index], ARGV[index + 1], ARGV[index + 2]) then return { 0 } end
+end
 
 -- Write.
 catch_up(record, now, ARGV[3])
@@ -59,6 +78,19 @@ local change = {
     if not before then fresh['m:' .. entry] = 0 end
   end,
   spend = function(_, nanos) set_spend(use, nanos, now) end,
+  needs = function() end,
+  key_is = function() end,
+  doc_is = function() end,
+  leave = function(name, item) leave_list(doc, name, item) end,
+  key = function(hash, text) set_key(record, use, hash, text, now) end,
+  key_list = function(hash, lines) set_key_list(record, hash, lines) end,
+  key_period = function(hash, duration) set_key_period(record, use, hash, duration, now) end,
+  key_spend = function(hash, nanos) set_key_spend(record, use, hash, nanos, now) end,
+  drop_key = function(hash) drop_key(record, doc, use, hash) end,
+  move_key = function(hash, to)
+    call('HSET', record, 'k:' .. to, call('HGET', record, 'k:' .. hash))
+    call('HDEL', record, 'k:' .. hash)
+  end,
 }
 local entries_changed = false
 for index = 4, #ARGV, 3 do

@@ -22,7 +22,7 @@ from llmweir.traffic.formats.media import ANTHROPIC_MEDIA_TOKENS, has_media, mea
 from llmweir.traffic.formats.stream import BufferedStreamReader, decode_object, text_bytes_of
 from llmweir.usage import Usage
 
-_TEXT_KEYS: Final = ("messages", "system", "tools")
+_TEXT_KEYS: Final = frozenset(("messages", "system", "tools"))
 _KNOWN: Final = frozenset(("model", "stream", "cache", "max_tokens", *_TEXT_KEYS))
 _PRODUCED_KEYS: Final = frozenset(("text", "thinking", "partial_json", "name"))
 

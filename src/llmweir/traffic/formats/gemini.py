@@ -28,7 +28,7 @@ from llmweir.usage import Usage
 _CONFIGS: Final = ("generationConfig", "generation_config")
 _BOUNDS: Final = ("maxOutputTokens", "max_output_tokens")
 _CANDIDATES: Final = ("candidateCount", "candidate_count")
-_TEXT_KEYS: Final = ("contents", "systemInstruction", "system_instruction", "tools")
+_TEXT_KEYS: Final = frozenset(("contents", "systemInstruction", "system_instruction", "tools"))
 _KNOWN: Final = frozenset(("model", "cache", *_CONFIGS, *_TEXT_KEYS))
 _CONFIG_KNOWN: Final = frozenset((*_BOUNDS, *_CANDIDATES))
 _PRODUCED_KEYS: Final = frozenset(("text", "name", "code", "output"))

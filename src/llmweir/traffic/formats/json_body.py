@@ -191,12 +191,11 @@ def prompt_count(raw: msgspec.Raw | None) -> int:
     return len(items)
 
 
-def text_length(members: Members, keys: tuple[str, ...]) -> int:
+def text_length(members: Members, keys: frozenset[str]) -> int:
     """Return the bytes that these members take in the body."""
     length = 0
-    for key in keys:
-        if key in members:
-            length += len(members[key])
+    for key in keys.intersection(members):
+        length += len(members[key])
     return length
 
 

@@ -63,8 +63,8 @@ class OpenAIFormat:
         self.endpoint = endpoint
         self.output_is_free = endpoint not in ("chat", "completions", "responses")
         self.has_usage_event = endpoint in ("chat", "completions")
-        self._text_keys = _TEXT_KEYS[endpoint]
-        self._media_keys = tuple(key for key in self._text_keys if key in _MEDIA_KEYS)
+        self._text_keys = frozenset(_TEXT_KEYS[endpoint])
+        self._media_keys = tuple(key for key in _MEDIA_KEYS if key in self._text_keys)
         self._bounds = _BOUNDS.get(endpoint, ())
         self._known = _COMMON.union(self._text_keys)
 

@@ -1,8 +1,7 @@
--- Adds to the user's row of the UTC day a request was admitted on, a hash whose key ends in the number of days since
--- 1970-01-01: a field a model, 'requests failed input output nanos'. Model names are the caller's: past a thousand of
--- them in a day, the rest share the row of no name.
-local function day_add(record, second, model, requests, failed, input_tokens, output_tokens, nanos)
-  local key = record .. SUFFIX.day .. floor(second / 86400)
+-- Adds to the user's row of a UTC day, by its number since 1970-01-01, that a request was admitted on: a hash with a
+-- field a model, 'requests failed input output nanos'. Past a thousand models in a day, the rest share the row of no name.
+local function day_add(record, day, model, requests, failed, input_tokens, output_tokens, nanos)
+  local key = record .. SUFFIX.day .. day
   local row = call('HGET', key, model)
   if not row and call('HLEN', key) >= 1000 then
     model = ''

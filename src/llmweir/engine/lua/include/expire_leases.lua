@@ -9,7 +9,7 @@ local function expire_leases(record, now, memo_ttl_ms)
   local flat, first = call('HGETALL', leases), nil
   for index = 1, #flat, 2 do
     local id, lease = flat[index], flat[index + 1]
-    local expiry = match(lease, '^%d+') + 0
+    local expiry = unpack_from(LAYOUT.expiry, lease)
     if expiry <= now then
       charge(record, lease, false)
       call('SET', record .. SUFFIX.memo .. id, lease, 'PX', memo_ttl_ms)
@@ -18,5 +18,5 @@ local function expire_leases(record, now, memo_ttl_ms)
       first = expiry
     end
   end
-  if first then call('HSET', use, 'x', first) else call('HDEL', use, 'x') end
+  if first then call('HSET', use, 'x', format('%d', first)) else call('HDEL', use, 'x') end
 end

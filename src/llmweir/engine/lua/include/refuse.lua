@@ -4,10 +4,9 @@
 local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, nanos, costs, now, state)
   local severity, worst, reply = { wait = 1, stop = 2, never = 3 }, 0, nil
   local function in_the_way(row, name, kind, limit, used, asked, wait_ms)
-    local weight, entry = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms), match(row.name, '^m:(.*)$')
+    local weight = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms)
     if weight <= worst then return end
-    name = (entry and 'model_' or '') .. name
-    worst, reply = weight, { 'limit', state, name, entry or false, kind, limit, used, asked, wait_ms }
+    worst, reply = weight, { 'limit', state, name, row.name, kind, limit, used, asked, wait_ms }
   end
   local function check_window(row, name, kind, limit, used, least, asked)
     if limit < 0 or asked == 0 then return end
@@ -34,7 +33,8 @@ local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, 
     if row.parallel > 0 and row.running >= row.parallel then
       in_the_way(row, 'parallel', 'wait', row.parallel, row.running, 1, 1000)
     end
-    if row.budget >= 0 then check_budget(row, row.budget, row.spent, row.ends < 0 and rows[1].ends or row.ends) end
+    local follows = row.ends < 0 and byte(row.name) == 109
+    if row.budget >= 0 then check_budget(row, row.budget, row.spent, follows and rows[1].ends or row.ends) end
   end
   return reply
 end

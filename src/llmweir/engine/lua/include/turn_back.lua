@@ -3,6 +3,6 @@
 local function turn_back(row, use, ring, second)
   row.slot_requests, row.slot_tokens = row.requests, row.tokens
   call('DEL', ring)
-  call('HSET', use, row.name, format('%d %d %d %d %d %d %s', second, row.requests, row.slot_requests,
-    row.tokens, row.slot_tokens, row.held, row.money))
+  call('HSET', use, row.name, pack(LAYOUT.account, second, row.requests, row.slot_requests, row.tokens, row.slot_tokens,
+    row.running, row.held, row.spent, row.period, row.ends))
 end

@@ -1,0 +1,62 @@
+"""`/health/*`: whether the process answers, and whether its store does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from llmweir.admin.access import Right
+from llmweir.admin.routes import AdminRoute, Answer, Call
+from llmweir.admin.shapes import Health
+from llmweir.engine.link import ReplyError
+from llmweir.errors import StoreUnavailableError
+
+Ping = Callable[[], Awaitable[None]]
+
+
+class HealthRoutes:
+    """Health, open to all; `ping` raises StoreUnavailableError or ReplyError while the store is not there."""
+
+    def __init__(self, ping: Ping, version: str) -> None:
+        self._ping = ping
+        self._version = version
+
+    @property
+    def routes(self) -> tuple[AdminRoute, ...]:
+        """The rows of the table."""
+        return (
+            AdminRoute(
+                method="GET",
+                path="/health/liveliness",
+                right=Right.OPEN,
+                handle=self.liveliness,
+                answer=Health,
+                reads_store=False,
+                summary="The process answers",
+            ),
+            AdminRoute(
+                method="GET",
+                path="/health/readiness",
+                right=Right.OPEN,
+                handle=self.readiness,
+                answer=Health,
+                also={503: Health},
+                summary="200 while the store answers, else 503",
+            ),
+        )
+
+    async def liveliness(self, _: Call) -> Answer:
+        """The process answers."""
+        return Answer(self._health("alive"))
+
+    async def readiness(self, _: Call) -> Answer:
+        """Answers 200 while the store answers, 503 otherwise."""
+        try:
+            await self._ping()
+        except StoreUnavailableError as error:
+            return Answer({**self._health("unavailable"), "reason": error.reason}, 503)
+        except ReplyError as error:  # it is loading its data, or is full
+            return Answer({**self._health("unavailable"), "reason": str(error)}, 503)
+        return Answer(self._health("healthy"))
+
+    def _health(self, status: str) -> Health:
+        return {"status": status, "version": self._version, "litellm_version": self._version}

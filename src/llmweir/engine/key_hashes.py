@@ -1,0 +1,27 @@
+"""How API keys are known without being kept: by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4096)
+def hash_key(secret: str) -> str:
+    """Hashes an API key as the store knows it: SHA-256 in 43 characters, so that a record stays compact."""
+    return _short(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+
+
+def hash_of_token(token: str) -> str:
+    """The store's spelling of a token, which is the same SHA-256 in hex."""
+    return _short(bytes.fromhex(token))
+
+
+def token_of_hash(key_hash: str) -> str:
+    """The token, as the admin API shows it, of a hash of the store."""
+    return urlsafe_b64decode(key_hash + "=").hex()
+
+
+def _short(digest: bytes) -> str:
+    return urlsafe_b64encode(digest)[:-1].decode()
