@@ -37,6 +37,8 @@ from tests.harness import (
     streamed,
 )
 
+from llmweir.engine.key_hashes import _remembered_hash
+
 UrlOf = Callable[[str], str]
 Place = Callable[..., AbstractAsyncContextManager[Stage]]
 CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'
@@ -742,3 +744,46 @@ async def test_the_input_of_a_cached_prompt_is_not_charged_in_full_when_the_clie
         await stage.idle()
         assert await stage.spend_nanos("ann") == 10 * 3000 + 10_000 * 300 + 15_000
         assert (await stage.used("ann"))[1] == 10_011
+
+
+@pytest.mark.parametrize(
+    "target", ["../x", "cheap/../dear", "cheap/..;a/dear", "cheap//dear", "a%2e%2e%2fb", r"a\..\b"]
+)
+@pytest.mark.parametrize("path", ["/v1beta/models/fast:generateContent", "/openai/deployments/fast/chat/completions"])
+async def test_an_alias_of_ones_own_key_does_not_lead_out_of_the_path(stage: Stage, path: str, target: str) -> None:
+    await stage.user("ann", models=["*"])
+    key = (await mint(stage.weir.engine.users, "ann", aliases={"fast": target})).secret
+    body: dict[str, object] = {"contents": []} if "generateContent" in path else {"messages": []}
+    refused = await stage.http.post(path, json=body, headers={"authorization": f"Bearer {key}"})
+    assert refused.status_code == 400
+    assert "invalid_path" in refused.text or "segments" in refused.text
+    await stage.idle()
+    assert stage.seen == []
+    assert await stage.used("ann") == (1, 0, 0)
+
+
+async def test_a_model_whose_input_costs_nothing_is_not_let_through_on_a_spent_budget(
+    valkey: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.json").write_text('{"tiny": {"input": 0, "output": 10}, "gratis": {"input": 0, "output": 0}}')
+    async with staged(valkey, tmp_path, price_file=tmp_path / "own.json") as stage:
+        key = await stage.user("ann", max_budget=0)
+        assert (await stage.chat(key, model="tiny", max_tokens=0)).status_code == 429
+        assert (await stage.chat(key, model="gratis", max_tokens=0)).status_code == 200
+        await stage.idle()
+        assert await stage.spend_nanos("ann") == 0
+
+
+async def test_a_caller_cannot_fill_the_memory_of_a_worker_with_names_made_up(stage: Stage) -> None:
+    key = await stage.user("ann")
+    for number in range(20):
+        assert (await stage.chat(key, cache={f"{number}" * 20_000: 1})).status_code == 200
+    store = stage.weir.engine.store
+    assert sum(len(packed) for packed in store._admissions.values()) < 20_000
+
+
+async def test_a_caller_cannot_fill_the_memory_of_a_worker_with_keys_made_up(stage: Stage) -> None:
+    before = _remembered_hash.cache_info().currsize
+    for number in range(20):
+        assert (await stage.chat(f"{number:03d}" * 1_000)).status_code == 401
+    assert _remembered_hash.cache_info().currsize == before

@@ -236,6 +236,9 @@ class Settings(BaseSettings):
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_check_webhook)] | None = Field(
         None, description="URL that gets a POST for every alert, such as a soft budget crossed."
     )
+    metrics_public: bool = Field(
+        False, description="Opens `GET /metrics` to all; else it takes an admin's or a viewer's key."
+    )
     smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = Field(
         None,
         description="Mail server that sends invitations: `smtp://user:password@host:587?from=weir@example.com`, or "

@@ -22,6 +22,7 @@ from llmweir.engine.link import Link, ReplyError
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.errors import InvalidValueError, StoreUnavailableError
+from llmweir.metrics import Exposition, Metrics, Moment
 from llmweir.pricing import PriceBook
 from llmweir.records import NewUser, problems
 from llmweir.settings import Paths, Settings
@@ -52,6 +53,7 @@ class Engine:
         self._embedded: EmbeddedValkey | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         webhook = settings.alert_webhook_url
+        self.metrics = Metrics()
         self._alerts = Alerts(webhook.get_secret_value() if webhook is not None else None)
         self.link: Link
         self.store: Store
@@ -95,6 +97,11 @@ class Engine:
         if embedded is not None:
             await asyncio.to_thread(embedded.close)
 
+    def look(self) -> Moment:
+        """How this worker stands right now, for its metrics."""
+        store = self.store
+        return Moment(in_flight=store.in_flight, settlements_kept=store.settlements_kept, is_store_up=self.link.is_up)
+
     async def _beat(self, link: Link, store: Store) -> None:
         try:
             while True:
@@ -117,6 +124,7 @@ class Engine:
             _log.error("heartbeat_refused error=%r", str(error))
 
     def _soft_budget_crossed(self, crossed: SoftBudgetCrossed) -> None:
+        self.metrics.soft_budgets_crossed += 1
         self._alerts.soft_budget_crossed(crossed.user_id, crossed.spend_nanos, crossed.soft_budget_nanos)
 
 
@@ -210,6 +218,7 @@ class Weir:
                     budget_exceeded_status=settings.budget_exceeded_status,
                     accept_websockets=self._accept_websockets,
                 ),
+                metrics=self._engine.metrics,
                 identify=self._identify,
                 default_user=self._gate_default_user(),
             )
@@ -233,9 +242,12 @@ class Weir:
             body_timeout_s=settings.body_timeout_s,
             smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url is not None else None,
             public_url=settings.public_url,
+            metrics_public=settings.metrics_public,
             version=__version__,
         )
-        api = admin_api(self._engine.link, self._engine.users, self._engine.keys, options)
+        engine = self._engine
+        scrape = Exposition(engine.metrics, __version__, engine.look).text
+        api = admin_api(engine.link, engine.users, engine.keys, scrape, options)
         self._admin, self._admin_paths, self._admin_path_starts = api.app(), api.paths.exact, api.paths.starts
         self._admin_api = api
 

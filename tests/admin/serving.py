@@ -14,11 +14,13 @@ from llmweir.admin.build import AdminOptions, admin_api
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.link import Link
 from llmweir.engine.users import Users
+from llmweir.metrics import Exposition, Metrics, Moment
 from llmweir.traffic.identify import HeadReader
 
 MASTER = "sk-master"
 ADMIN = {"authorization": f"Bearer {MASTER}"}
 VERSION = "1.2.3"
+IDLE = Moment(in_flight=0, settlements_kept=0, is_store_up=True)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -31,6 +33,7 @@ def api_of(users: Users, link: Link, *, master_key: str | None = MASTER, prefix:
         link,
         users,
         ApiKeys(users),
+        Exposition(Metrics(), VERSION, lambda: IDLE).text,
         AdminOptions(
             read_key=lambda headers: heads.read(headers).api_key,
             key_headers=heads.key_headers,

@@ -60,6 +60,7 @@ ROWS = (
     Row("write all", "POST", "/team/member_delete", {"team_id": "t", "user_id": "other"}),
     Row("read all", "GET", "/user/list"),
     Row("read all", "GET", "/user/get_users"),
+    Row("read all", "GET", "/metrics"),
     Row("read", "GET", "/user/info", for_master=400),
     Row("read", "GET", "/v2/user/info", for_master=400),
     Row("read", "GET", "/user/available_roles"),

@@ -264,7 +264,7 @@ async def admin(link: Link, users: Users, smtp_url: str | None) -> AsyncIterator
         smtp_url=smtp_url,
         public_url="https://weir.example.com",
     )
-    transport = httpx.ASGITransport(admin_api(link, users, ApiKeys(users), options).app())
+    transport = httpx.ASGITransport(admin_api(link, users, ApiKeys(users), bytes, options).app())
     headers = {"authorization": f"Bearer {MASTER}"}
     async with httpx.AsyncClient(transport=transport, base_url="https://weir.example.com", headers=headers) as api:
         yield api

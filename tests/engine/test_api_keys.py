@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +23,7 @@ from llmweir.engine.users import Users
 from llmweir.errors import ConflictError, NotFoundError
 from llmweir.key_records import KeyFields, KeyRecord, NewKey
 
+KEY = KeyRecord(token=hashlib.sha256(b"sk-chosen-by-the-caller").hexdigest(), user_id="u", key_name="sk-...ller")
 READS = frozenset({"read", "days"})
 
 
@@ -221,3 +224,32 @@ async def test_a_delete_that_crashed_may_be_done_again(
     assert await listed(api_keys) == ([], 0)
     assert await link.call("GET", keys.api_key(hash_key(old.secret))) is None
     assert await link.call("GET", keys.alias("old")) is None
+
+
+@pytest.mark.parametrize("writes", range(8))
+@on_valkey
+async def test_a_key_of_ones_own_choice_whose_making_crashed_may_be_made_again_by_its_user_and_no_other(
+    url: str, users: Users, api_keys: ApiKeys, clock: Clock, writes: int
+) -> None:
+    await create(users)
+    await create(users, "other")
+    chosen = "sk-chosen-by-the-caller"
+    crashed = await crash_at(url, clock, writes, lambda keys_, _: keys_.mint("u", _new(key=chosen)), KEY)
+    made = any(row.token == KEY.token for row in (await user(users)).keys)
+    if crashed and not made:
+        assert (await mint(users, key=chosen)).secret == chosen
+    with pytest.raises(ConflictError):
+        await mint(users, key=chosen)
+    with pytest.raises(ConflictError):
+        await mint(users, "other", key=chosen)
+    assert (await api_keys.find(chosen)).user_id == "u"
+
+
+@on_valkey
+async def test_of_many_calls_that_make_one_chosen_key_one_makes_it(users: Users, api_keys: ApiKeys) -> None:
+    await create(users)
+    calls = [mint(users, key="sk-chosen-by-the-caller", rpm_limit=number) for number in range(20)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    won = [result for result in results if not isinstance(result, ConflictError)]
+    assert len(won) == 1
+    assert [await api_keys.find("sk-chosen-by-the-caller")] == [*(await user(users)).keys]

@@ -17,6 +17,7 @@ from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
+from llmweir.metrics import Metrics
 from llmweir.pricing import PriceBook
 from llmweir.traffic.asgi import Message, Receive, Scope, Send
 from llmweir.traffic.body import BodyReader
@@ -128,6 +129,7 @@ def gate_of(
         heads=HeadReader(),
         bodies=BodyReader(10_000, 5),
         options=GateOptions(master_key=MASTER_KEY, **options),
+        metrics=Metrics(),
         identify=identify,
         default_user=default_user,
     )

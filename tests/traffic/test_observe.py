@@ -13,6 +13,7 @@ from llmweir.engine.asks import Settlement
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
+from llmweir.metrics import Metrics
 from llmweir.pricing import Rates
 from llmweir.traffic.asgi import Message
 from llmweir.traffic.estimate import Estimator, Hold
@@ -57,7 +58,8 @@ class Watched:
         self.got: list[Message] = []
         facts = RequestFacts("gpt-4o", stream=stream, text_bytes=40, wants_usage=wants_usage)
         store = cast(Store, self.ledger)
-        self.reservation = Reservation(store, Estimator("none", 1), "r1", "ann", "gpt-4o", facts, HOLD, rates)
+        estimator, self.metrics = Estimator("none", 1), Metrics()
+        self.reservation = Reservation(store, estimator, "r1", "ann", "gpt-4o", facts, HOLD, rates, self.metrics)
         self.observer = Observer(self._send, self.reservation, last_slot, [(b"x-ours", b"1")], route, facts)
 
     async def _send(self, message: Message) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -12,6 +12,7 @@ from llmweir.admin.attempts import FailedAttempts
 from llmweir.admin.health import HealthRoutes
 from llmweir.admin.invites import InviteRoutes, Invites
 from llmweir.admin.keys import KeyRoutes
+from llmweir.admin.metrics import MetricsRoutes
 from llmweir.admin.openapi import OpenApiRoutes
 from llmweir.admin.passwords import Passwords
 from llmweir.admin.reports import ReportRoutes
@@ -42,10 +43,11 @@ class AdminOptions(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 30.0
     smtp_url: str | None = None
     public_url: str | None = None
+    metrics_public: bool = False
 
 
-def admin_api(link: Link, users: Users, keys: ApiKeys, options: AdminOptions) -> AdminApi:
-    """The admin API of one worker."""
+def admin_api(link: Link, users: Users, keys: ApiKeys, scrape: Callable[[], bytes], options: AdminOptions) -> AdminApi:
+    """The admin API of one worker; `scrape` gives its metrics as Prometheus reads them."""
     attempts = FailedAttempts()
     access = Access(
         keys,
@@ -54,7 +56,9 @@ def admin_api(link: Link, users: Users, keys: ApiKeys, options: AdminOptions) ->
         attempts=attempts,
         clock_ms=users.data.now_ms,
     )
-    routes = [row for part in _parts(link, users, keys, attempts, options) for row in part.routes]
+    parts: list[Routes] = [*_parts(link, users, keys, attempts, options)]
+    parts.append(MetricsRoutes(scrape, is_public=options.metrics_public))
+    routes = [row for part in parts for row in part.routes]
     routes += OpenApiRoutes(routes, options.version, options.key_headers).routes
     return AdminApi(routes, access, prefix=options.prefix, body_timeout_s=options.body_timeout_s)
 

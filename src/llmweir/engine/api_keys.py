@@ -169,21 +169,31 @@ class ApiKeys:
         owner, has_alias = f"{record.user_id}\n{record.token}", self._has_alias(alias)
         if new_alias is not None and not await self._users.claims.claim(keys.alias(alias), owner, has_alias):
             raise _alias_taken()
-        if is_new and not await self._link.call(b"SET", keys.api_key(key_hash), record.user_id, b"NX"):
+        if is_new and not await self._reserve(record):
             if new_alias is not None:
                 await self._users.claims.give_up(keys.alias(alias), owner, has_alias)
-            raise ConflictError("There is such a key already.", param="key")
+            raise _key_taken()
         async with self._directory.writing(key_hash):
             written = await self._data.write(record.user_id, "old", changes)
-            if is_new and not written:
-                await self._link.call(b"DEL", keys.api_key(key_hash))
             if new_alias is not None and not written:
                 await self._users.claims.give_up(keys.alias(alias), owner, has_alias)
             elif new_alias is not None and not await self._users.claims.keep(keys.alias(alias), owner):
                 nameless = msgspec.structs.replace(record, key_alias=None)
                 await self._data.write(record.user_id, "old", key_changes(nameless, record, sets_spend=False))
                 raise _alias_taken()
+            if is_new and not written:
+                if await self._by_hash(key_hash) is not None:  # another call has made the very same one
+                    raise _key_taken()
+                await self._link.call(b"DEL", keys.api_key(key_hash))
         return written
+
+    async def _reserve(self, record: KeyRecord) -> bool:
+        """Writes whose a new key is; False where there is such a key. What a crash left of this user is taken up."""
+        key_hash = hash_of_token(record.token)
+        if await self._link.call(b"SET", keys.api_key(key_hash), record.user_id, b"NX"):
+            return True
+        owner = await self._link.call(b"GET", keys.api_key(key_hash))
+        return owner == record.user_id.encode() and await self._by_hash(key_hash) is None
 
     async def _forget(self, record: KeyRecord) -> None:
         key_hash = hash_of_token(record.token)
@@ -255,6 +265,10 @@ def _token(secret: str) -> str:
 
 def _key_name(secret: str) -> str:
     return f"sk-...{secret[-4:]}"
+
+
+def _key_taken() -> ConflictError:
+    return ConflictError("There is such a key already.", param="key")
 
 
 def _alias_taken() -> ConflictError:

@@ -106,6 +106,11 @@ class Deliveries:
         elif not isinstance(error, StoreUnavailableError):
             _log.error("settlement_refused error=%r", str(error))
 
+    @property
+    def kept(self) -> int:
+        """The number of settlements that wait to be sent again."""
+        return len(self._kept)
+
     async def idle(self) -> None:
         """Waits until every settlement that was sent is answered, or kept."""
         if self._on_the_way:

@@ -6,11 +6,12 @@ import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 
+_LONGEST_REMEMBERED = 256
 
-@lru_cache(maxsize=4096)
+
 def hash_key(secret: str) -> str:
     """Hashes an API key as the store knows it: SHA-256 in 43 characters, so that a record stays compact."""
-    return _short(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+    return _remembered_hash(secret) if len(secret) <= _LONGEST_REMEMBERED else _hash(secret)
 
 
 def hash_of_token(token: str) -> str:
@@ -21,6 +22,13 @@ def hash_of_token(token: str) -> str:
 def token_of_hash(key_hash: str) -> str:
     """The token, as the admin API shows it, of a hash of the store."""
     return urlsafe_b64decode(key_hash + "=").hex()
+
+
+def _hash(secret: str) -> str:
+    return _short(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+
+
+_remembered_hash = lru_cache(maxsize=4096)(_hash)
 
 
 def _short(digest: bytes) -> str:

@@ -9,6 +9,7 @@ from llmweir.engine.flatten import Change
 from llmweir.engine.key_hashes import hash_of_token, token_of_hash
 from llmweir.engine.user_data import Stored
 from llmweir.key_records import ALL_MODELS, KeyRecord, key_from_stored, stored_key
+from llmweir.records import NO_MODELS
 
 _ROW = "key:"
 
@@ -27,7 +28,8 @@ def account_of(stored: Stored, record: KeyRecord) -> str:
 def new_key_changes(record: KeyRecord) -> list[Change]:
     """What writes a new key into its user's data."""
     spend = _spend(record) if record.spend_nanos else ()
-    return [*_state(record), *_lists(record, None), *_period(record, None), *spend]
+    lacks: Change = ("lacks", hash_of_token(record.token), "")
+    return [lacks, *_state(record), *_lists(record, None), *_period(record, None), *spend]
 
 
 def key_changes(record: KeyRecord, before: KeyRecord, *, sets_spend: bool) -> list[Change]:
@@ -41,6 +43,7 @@ def moved_key_changes(record: KeyRecord, before: KeyRecord) -> list[Change]:
     old_hash, new_hash = hash_of_token(before.token), hash_of_token(record.token)
     return [
         *_as_it_was(before),
+        ("lacks", new_hash, ""),
         ("move_key", old_hash, new_hash),
         ("undoc", _ROW + old_hash, ""),
         *_state(record),
@@ -79,7 +82,7 @@ def _as_it_was(before: KeyRecord) -> Iterator[Change]:
 def _state(record: KeyRecord) -> Iterator[Change]:
     key_hash, text = hash_of_token(record.token), f"{record.expires_at_ms} {int(record.blocked)}"
     limits = (record.rpm_limit, record.tpm_limit, record.max_parallel_requests, record.max_budget_nanos)
-    flags = ("a" if record.aliases else "") + ("m" if _allowed(record) else "")
+    flags = ("a" if record.aliases else "") + ("m" if _listed(record) else "")
     if flags or record.budget_duration or any(limit is not None for limit in limits):
         text += "".join(f" {-1 if limit is None else limit}" for limit in limits) + f" {flags or '-'}"
     yield "key", key_hash, text
@@ -89,7 +92,7 @@ def _state(record: KeyRecord) -> Iterator[Change]:
 def _lists(record: KeyRecord, before: KeyRecord | None) -> Iterator[Change]:
     key_hash = hash_of_token(record.token)
     if record.models != (before.models if before is not None else ()):
-        yield "key_list", key_hash, "\n".join(("m", *_allowed(record)))
+        yield "key_list", key_hash, "\n".join(("m", *(model for model in _listed(record) if model != NO_MODELS)))
     if record.aliases != (before.aliases if before is not None else {}):
         yield "key_list", key_hash, "\n".join(("a", *(part for pair in record.aliases.items() for part in pair)))
 
@@ -104,6 +107,6 @@ def _spend(record: KeyRecord) -> Iterator[Change]:
     yield "key_spend", hash_of_token(record.token), record.spend_nanos
 
 
-def _allowed(record: KeyRecord) -> tuple[str, ...]:
-    """The models a key is held to; none where it may call whatever its user may."""
+def _listed(record: KeyRecord) -> tuple[str, ...]:
+    """The models a key is held to, or the word for none of them; empty where it may call whatever its user may."""
     return () if ALL_MODELS.intersection(record.models) else record.models

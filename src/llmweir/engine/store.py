@@ -33,6 +33,7 @@ _MOST_KNOWN_KEYS = 100_000
 _MOST_PROFILES = 20_000
 _MOST_ALIASES = 20_000
 _MOST_TEMPLATES = 20_000
+_LONGEST_REMEMBERED = 256
 _UNKNOWN_KEY_TTL_S = 1.0
 
 
@@ -105,7 +106,9 @@ class Store:
     def name_of(self, user_id: str, key_hash: str) -> str:
         """The user's name for people, as last seen: the alias, else the id."""
         profile = self._profiles.get(key_hash or user_id)
-        return (profile[1].user_alias if profile is not None else None) or user_id
+        if profile is None or profile[1].user_id != user_id:  # a key may have changed hands
+            return user_id
+        return profile[1].user_alias or user_id
 
     async def admit(self, ask: Ask) -> Decision | AliasOf:
         """Admits a request against all limits of its caller, holding what it asks for, or says what is in the way.
@@ -144,13 +147,15 @@ class Store:
         packed = self._admissions.get(constant)
         if packed is None:
             user = keys.user_keys(ask.user_id)
-            packed = self._admissions[constant] = template(
+            packed = template(
                 *(b"EVALSHA", self._admit.sha, 5, user.record, user.use, user.window, user.leases, user.doc),
                 *(Blank.TEXT, b"" if self._clock is None else Blank.TEXT),
                 *(ask.key_hash, ask.default_digest, ask.model, ask.target),
                 *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, Blank.NUMBER),
                 *(self._lease_ttl_ms, self._memo_ttl_ms, version, ask.cache_controls),
             )
+            if len(ask.cache_controls) <= _LONGEST_REMEMBERED:  # they are as long as the caller makes them
+                self._admissions[constant] = packed
         request_id = ask.request_id.encode()
         if self._clock is None:
             return packed % (
@@ -212,6 +217,16 @@ class Store:
             for user_id, request_ids in by_user.items()
         ]
         await asyncio.gather(*calls)
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that were admitted and are not settled yet."""
+        return len(self._in_flight)
+
+    @property
+    def settlements_kept(self) -> int:
+        """The number of settlements that Redis has not answered for, and that are sent again."""
+        return self._deliveries.kept
 
     @property
     def is_busy(self) -> bool:

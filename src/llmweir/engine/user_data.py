@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from llmweir.engine.flatten import Change
 from llmweir.engine.link import Link, Reply
 
 _DAYS_A_CALL = 31
+_VERSION_BITS = 32
 _ACCOUNT = struct.Struct("<44xq4xq")
 """Of an account (`scripts.LAYOUTS`) what is spent in the period, and when that ends."""
 
@@ -101,6 +103,8 @@ class UserData:
     async def write(self, user_id: str, mode: str, changes: Sequence[Change]) -> bool:
         """Carries out all changes to a record, or none where it is not there (mode `old`), or is (`new`)."""
         user = keys.user_keys(user_id)
+        if mode == "new":  # a worker that knew a record of the same id, or of the same key's, takes no old one for it
+            changes = [("set", "v", secrets.randbits(_VERSION_BITS)), *changes]
         flat = [part for change in changes for part in change]
         reply = await self.link.run(
             self._write, user.record, user.doc, user.use, self._now(), mode, self._memo_ttl_ms, *flat, keys=3

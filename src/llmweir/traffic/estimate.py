@@ -24,6 +24,7 @@ _LEARNING_RATE = 0.1
 _ANSWERS_REMEMBERED = 20
 _MOST_REMEMBERED = 20_000
 _MOST_TOKENS = 10**9
+_LEAST_ANSWER = Usage(input_tokens=1, output_tokens=1)
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +79,10 @@ class Estimator:
         if rates is not None:
             firm_tokens = stated_tokens if self._reserve == "max" else 0
             asked_nanos, hold_nanos = rates.holds_nanos(input_tokens, firm_tokens, output_tokens)
+            if hold_nanos == 0 and rates.cost_nanos(_LEAST_ANSWER) > 0:
+                hold_nanos = (
+                    1  # what costs is not free because nothing is known of its answer: a spent budget refuses it
+                )
         return Hold(input_tokens + stated_tokens, input_tokens + output_tokens, asked_nanos, hold_nanos, input_tokens)
 
     def tokens_of(self, text_bytes: int, model: str) -> int:

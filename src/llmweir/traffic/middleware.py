@@ -20,6 +20,7 @@ from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
+from llmweir.metrics import Metrics
 from llmweir.pricing import PriceBook, Rates
 from llmweir.traffic import refusals
 from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send
@@ -102,6 +103,7 @@ class Gate:
         heads: HeadReader,
         bodies: BodyReader,
         options: GateOptions,
+        metrics: Metrics,
         identify: Identify | None = None,
         default_user: DefaultUser | None = None,
     ) -> None:
@@ -112,6 +114,7 @@ class Gate:
         self._heads = heads
         self._bodies = bodies
         self._options = options
+        self._metrics = metrics
         self._identify = identify
         self._default_user = default_user
         self._default_digest = default_user.digest if default_user is not None else ""
@@ -148,7 +151,9 @@ class Gate:
                 admitted, reservation = await self._admit(request)
                 await self._pass_on(request, admitted, reservation)
         except _ANSWERED as error:
-            await _answer(request, *_refusal_and_standing(error))
+            refusal, standing = _refusal_and_standing(error)
+            self._count(refusal)
+            await _answer(request, refusal, standing)
         except ClientLeftError:
             return
 
@@ -230,7 +235,15 @@ class Gate:
             decision = await self._store.admit(ask)
             if isinstance(decision, Admitted):
                 reservation = Reservation(
-                    self._store, self._estimator, request.request_id, request.user_id, model, facts, hold, rates
+                    self._store,
+                    self._estimator,
+                    request.request_id,
+                    request.user_id,
+                    model,
+                    facts,
+                    hold,
+                    rates,
+                    self._metrics,
                 )
                 return decision, reservation
             if isinstance(decision, LimitRefused):
@@ -308,7 +321,8 @@ class Gate:
                 if is_limited is None:
                     is_limited = await self._look_up(request)
             admitted, reservation = await self._admit(request) if is_limited else (None, None)
-        except _ANSWERED:
+        except _ANSWERED as error:
+            self._count(_refusal_and_standing(error)[0])
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -319,6 +333,11 @@ class Gate:
         finally:
             if reservation is not None:
                 reservation.nothing()
+
+    def _count(self, refusal: Refusal) -> None:
+        """Counts a refusal of the gate's own; what the upstream failed was admitted before."""
+        if refusal.code != refusals.UPSTREAM_UNAVAILABLE:
+            self._metrics.count_refused(refusal.code)
 
 
 def _websocket_refused() -> UnreadableRequestError:

@@ -14,6 +14,7 @@ from llmweir.engine.deliveries import Delivery
 from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
+from llmweir.metrics import Metrics
 from llmweir.money import format_usd
 from llmweir.pricing import Rates
 from llmweir.traffic.asgi import Headers, Message, Send
@@ -45,6 +46,7 @@ class Reservation:
         "_estimator",
         "_facts",
         "_hold",
+        "_metrics",
         "_rates",
         "_store",
         "cost_nanos",
@@ -54,7 +56,7 @@ class Reservation:
         "user_id",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts; made for every request, so by position
         self,
         store: Store,
         estimator: Estimator,
@@ -64,7 +66,9 @@ class Reservation:
         facts: RequestFacts,
         hold: Hold,
         rates: Rates | None,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._store = store
         self._estimator = estimator
         self._facts = facts
@@ -111,6 +115,9 @@ class Reservation:
             return
         if self._rates is not None and not failed:
             self.cost_nanos = self._rates.cost_nanos(usage)
+        self._metrics.count_admitted(usage, self.cost_nanos)
+        if failed:
+            self._metrics.failed += 1
         settlement = Settlement(
             request_id=self.request_id,
             user_id=self.user_id,

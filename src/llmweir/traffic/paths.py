@@ -147,10 +147,15 @@ def check_path(path: str) -> None:
 
 
 def replace_model(path: str, model: str) -> tuple[str, bytes]:
-    """Return `path` and `raw_path` with another model in a path that names one; others unchanged."""
+    """Return `path` and `raw_path` with another model in a path that names one; others unchanged.
+
+    Raises `UnreadableRequestError` where the model would make another path of it: what an alias stands for may be the
+    caller's own choice.
+    """
     match = _GEMINI.fullmatch(path.rstrip("/")) or _DEPLOYMENT.fullmatch(path.rstrip("/"))
     if match is not None:
         path = path[: match.start("model")] + model + path[match.end("model") :]
+        check_path(path)
     return path, quote(path, safe="/:@!$&'()*+,;=~").encode()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from llmweir.decision import LimitRefused, LimitState, Refusal
 from llmweir.money import format_usd
 from llmweir.traffic.asgi import Headers
 from llmweir.traffic.headers import openai_duration
 
+UPSTREAM_UNAVAILABLE: Final = "upstream_unavailable"
 _LONGEST_RETRY_AFTER_S = 60
 _SOON_MS = 60_000
 
@@ -63,7 +66,7 @@ STORE_UNAVAILABLE = Refusal(
 def upstream_unavailable(status: int) -> Refusal:
     """The upstream gave no answer: 502, or 504 when it took too long."""
     message = "The upstream did not answer in time." if status == 504 else "The upstream could not be reached."
-    return Refusal(status=status, type="server_error", code="upstream_unavailable", message=message)
+    return Refusal(status=status, type="server_error", code=UPSTREAM_UNAVAILABLE, message=message)
 
 
 def limit_refused(refused: LimitRefused, who: str, model: str, budget_exceeded_status: int) -> Refusal:

@@ -10,6 +10,7 @@
 --   doc / undoc      a field of the doc, as JSON text
 --   join / leave     value = a string as JSON that is added to a list of them, a field of the doc, or taken out
 --   needs            name = hash of an API key that must be there, else nothing is written
+--   lacks            name = hash of an API key that must not be there, else nothing is written
 --   key_is           name = hash, value = 'expiry blocked' that it must have, else nothing is written
 --   doc_is           value = the text that a field of the doc must have, else nothing is written
 --   use / unuse      a field of the use hash
@@ -79,6 +80,7 @@ local change = {
   end,
   spend = function(_, nanos) set_spend(use, nanos, now) end,
   needs = function() end,
+  lacks = function() end,
   key_is = function() end,
   doc_is = function() end,
   leave = function(name, item) leave_list(doc, name, item) end,
