@@ -16,7 +16,7 @@ from tests.backends import on_valkey
 from tests.cli.canned import MINTED, ROW, TOKEN, USER, Call, Canned, Reply, canned, done, gate, process, run
 from tests.harness import MASTER_KEY
 
-from llmweir.cli import main, remote
+from llmweir.cli import main, remote, tables
 from llmweir.cli.field_options import flag_of
 from llmweir.cli.field_shapes import shapes_of
 from llmweir.cli.field_words import WORDS
@@ -272,9 +272,9 @@ def test_usage_shows_each_limit() -> None:
     with canned({"user_id": "ana", "limits": limits, "binding": None}) as server:
         said = run(server.url, "user", "usage", "ana").stdout
     assert [line.split() for line in said.splitlines()[1:]] == [
-        ["rpm", "-", "3", "0", "60", "57", "3.123", "s"],
+        ["rpm", "-", "3", "0", "60", "57", "4s"],
         ["model_budget", "USD", "o1*", "1.00", "0.01", "2.50", "1.49", "-"],
-        ["rpm", "(key", "3f3f3f3f...)", "-", "1", "0", "5", "4", "0.009", "s"],
+        ["rpm", "(key", "3f3f3f3f...)", "-", "1", "0", "5", "4", "1s"],
     ]
 
 
@@ -473,3 +473,17 @@ def test_processes_make_a_user_and_read_it_as_json(real: str) -> None:
     assert said[0]["key"].startswith("sk-")
     assert said[1]["user_info"]["max_budget"] == 0.1
     assert said[0]["key"] not in json.dumps(said[1])
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        pytest.param(0, "0s", id="nothing"),
+        pytest.param(1, "1s", id="begun seconds count"),
+        pytest.param(60_000, "1m", id="whole units stand alone"),
+        pytest.param(61_500, "1m 2s", id="two units"),
+        pytest.param(2_591_950_000, "29d 23h", id="the two largest units"),
+    ],
+)
+def test_a_time_is_told_by_its_two_largest_units(ms: int, text: str) -> None:
+    assert tables._span(ms) == text

@@ -223,7 +223,7 @@ async def test_a_killed_connection_fails_what_waits_and_stands_again_within_a_se
 
 async def test_a_server_that_is_not_there_fails_every_call(tmp_path: Path) -> None:
     link = Link(f"unix://{tmp_path / 'nobody.sock'}")
-    with pytest.raises(StoreUnavailableError, match="cannot connect"):
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
         await link.ready()
     assert link.call("PING").done()
     assert not link.is_up

@@ -306,6 +306,40 @@ async def test_the_master_key_is_not_limited() -> None:
     assert book.settled == []
 
 
+async def test_the_master_key_itself_goes_no_further() -> None:
+    app = App()
+    assert (await call(gate_of(Book(), app), key=MASTER_KEY, headers=((b"x-kept", b"1"),)))[0] == 200
+    assert app.scopes[0]["headers"] == [(b"x-kept", b"1")]
+
+
+async def test_a_path_that_is_not_known_is_refused_to_the_master_key_too() -> None:
+    app = App()
+    gate = gate_of(Book(), app, unknown_paths="refuse", free_paths=("GET /v1/models*",))
+    status, _, body = await call(gate, path="/users/new", key=MASTER_KEY)
+    assert (status, body["error"]["code"], app.scopes) == (404, "path_not_gated", [])
+    assert (await call(gate, method="GET", path="/v1/models", key=MASTER_KEY))[0] == 200
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("the app's own"), ReplyError("ERR of the app")], ids=repr)
+@pytest.mark.parametrize("way", ["gated", "open", "free", "master"])
+async def test_an_error_of_the_app_is_not_taken_for_the_gates_own(way: str, error: Exception) -> None:
+    gate = gate_of(Book(), App(error), open_paths=("/open",), free_paths=("/free",))
+    path = {"open": "/open", "free": "/free"}.get(way, "/v1/chat/completions")
+    with pytest.raises(type(error)):
+        await call(gate, path=path, key=MASTER_KEY if way == "master" else "sk-ann")
+
+
+async def test_an_answer_cannot_be_sent_past_the_gate() -> None:
+    app = App()
+    extensions: dict[str, Any] = {
+        "http.response.pathsend": {},
+        "http.response.zerocopysend": {},
+        "http.response.trailers": {},
+    }
+    assert (await call(gate_of(Book(), app), extensions=extensions))[0] == 200
+    assert app.scopes[0]["extensions"] == {"http.response.trailers": {}}
+
+
 async def test_without_a_master_key_nobody_is_taken_for_it() -> None:
     gate = gate_of(Book(), App())
     gate._master_key = None

@@ -335,12 +335,15 @@ async def test_the_parts_of_a_usage_that_is_not_complete_keep_their_price() -> N
     assert watched.charged == (1010, 2, 10 * 3000 + 1000 * 300 + 2 * 15_000, False)
 
 
-async def test_a_file_sent_by_its_path_is_settled_and_its_start_goes_first() -> None:
+async def test_a_message_of_another_kind_does_not_overtake_what_is_held() -> None:
     watched = Watched()
     await watched.start(JSON_TYPE)
-    await watched.observer.send({"type": "http.response.pathsend", "path": "/answer"})
-    assert [message["type"] for message in watched.got] == ["http.response.start", "http.response.pathsend"]
-    assert watched.charged == (10, 0, 25_000, False)
+    await watched.body(b"{", more=True)
+    await watched.observer.send({"type": "http.response.debug", "info": {}})
+    await watched.body(b"}")
+    kinds = [message["type"].removeprefix("http.response.") for message in watched.got]
+    assert kinds == ["start", "body", "debug", "body"]
+    assert [message["body"] for message in watched.got if "body" in message] == [b"{", b"}"]
 
 
 async def test_messages_of_other_kinds_pass() -> None:

@@ -55,7 +55,9 @@ class HealthRoutes:
         except StoreUnavailableError as error:
             return Answer({**self._health("unavailable"), "reason": error.reason}, 503)
         except ReplyError as error:  # it is loading its data, or is full
-            return Answer({**self._health("unavailable"), "reason": str(error)}, 503)
+            return Answer(
+                {**self._health("unavailable"), "reason": f"it answers {str(error).split(maxsplit=1)[0]}"}, 503
+            )
         return Answer(self._health("healthy"))
 
     def _health(self, status: str) -> Health:

@@ -56,7 +56,7 @@ $content
 """)
 
 _FORM = Template("""\
-<p>Welcome, <bdi>$name</bdi>. Choose the password that you will sign in with.</p>
+<p>Welcome, <bdi>$name</bdi>. Choose the password of your account.</p>
 $problem
 <form method="post" accept-charset="utf-8">
 <label for="username">Account</label>
@@ -85,7 +85,7 @@ def form_page(name: str, account: str, problem: str | None = None) -> Answer:
 
 def done_page() -> Answer:
     """What is shown once the password is set."""
-    return _answer(200, "Your password is set", "<p>You can sign in with it now, and close this page.</p>")
+    return _answer(200, "Your password is set", "<p>You can close this page.</p>")
 
 
 def refusal_page(status: int, message: str, headers: Mapping[str, str]) -> Answer:

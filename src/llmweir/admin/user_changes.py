@@ -54,7 +54,7 @@ class UserChanges:
     async def _first_key(self, user_id: str, body: NewUser) -> MintedKey:
         try:
             return await self._keys.mint(user_id, _new_key(body))
-        except ConflictError:  # the alias was taken a moment ago
+        except Exception:  # the alias was taken a moment ago, or the store went away: then as far as it lets us
             await self._users.delete([user_id])
             raise
 

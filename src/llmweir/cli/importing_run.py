@@ -46,13 +46,14 @@ def who_is_there(remote: Remote) -> There:
         asked = {"page": page, "page_size": PAGE_SIZE, "sort_by": "user_id", "sort_order": "asc"}
         content = remote.get("/user/list", asked).content
         rows = content.get("users") if isinstance(content, dict) else None
-        if not isinstance(rows, list):
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "user_id" in row for row in rows):
             raise UnreachableError("/user/list does not answer as llmweir does.")
         for row in rows:
             user_ids.add(str(row["user_id"]))
             if row.get("user_email"):
                 owners[str(row["user_email"]).lower()] = str(row["user_id"])
-        if page >= int(content.get("total_pages") or 0):
+        total_pages = content.get("total_pages")
+        if not isinstance(total_pages, int) or page >= total_pages:
             return There(frozenset(user_ids), owners)
         page += 1
 

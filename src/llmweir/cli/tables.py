@@ -71,18 +71,36 @@ def usage_table(limits: Iterable[Row]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("limit", no_wrap=True)
     table.add_column("model", overflow="fold")
-    for head in ("used", "held", "of", "left", "again in"):
-        table.add_column(head, justify="right", overflow="fold")
+    for head in ("used", "held", "of", "left", "empty in"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for row in limits:
         name = str(row.get("name", ""))
         is_money = name.endswith("budget")
         numbers = [_number(row.get(part), is_money=is_money) for part in ("used", "reserved", "limit", "remaining")]
         reset_ms = row.get("reset_ms")
-        wait = "-" if reset_ms is None else f"{reset_ms / 1000:g} s"
+        wait = "-" if reset_ms is None else _span(int(reset_ms))
+        full = "full" if row.get("remaining") == 0 and name != "soft_budget" else ""
         whose = f" (key {str(row['key'])[:8]}...)" if row.get("key") else ""
-        cells = [f"{name} USD{whose}" if is_money else f"{name}{whose}", str(row.get("model") or "-"), *numbers, wait]
+        cells = [
+            f"{name} USD{whose}" if is_money else f"{name}{whose}",
+            str(row.get("model") or "-"),
+            *numbers,
+            wait,
+            full,
+        ]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
+
+
+def _span(ms: int) -> str:
+    """A time as people read it, by its two largest units: "29d 23h", "59s", "0s"."""
+    rest_s = -(-ms // 1000)
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, rest_s = divmod(rest_s, seconds)
+        parts += [f"{count}{unit}"] if count else []
+    return " ".join(parts[:2]) or "0s"
 
 
 def _hash_line(row: Row) -> Text:

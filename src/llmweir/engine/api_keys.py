@@ -125,10 +125,11 @@ class ApiKeys:
         return MintedKey(secret, moved)
 
     async def delete(self, records: Sequence[KeyRecord]) -> None:
-        """Deletes keys; what they have spent stays with their users."""
-        for record in records:
-            await self._data.write(record.user_id, "old", dropped_key_changes(record))
+        """Deletes keys; what they have spent stays with their users. Raises NotFoundError where one is gone already."""
+        written = [await self._data.write(record.user_id, "old", dropped_key_changes(record)) for record in records]
         await self.forget(records)
+        if not all(written):
+            raise _no_key("keys")
 
     async def forget(self, records: Sequence[KeyRecord]) -> None:
         """Cleans up what lies of deleted keys outside of their users' data: whose they are, their aliases, the list."""

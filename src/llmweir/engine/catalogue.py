@@ -21,7 +21,7 @@ import msgspec
 from llmweir.engine import scripts
 from llmweir.engine.claims import WRITING_MS
 from llmweir.engine.keys import CatalogueKeys
-from llmweir.engine.link import Link, Reply
+from llmweir.engine.link import Link, Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 CHUNK = 1_000
@@ -74,7 +74,7 @@ class Catalogue:
         try:
             yield
         finally:
-            with contextlib.suppress(StoreUnavailableError):
+            with contextlib.suppress(StoreUnavailableError, ReplyError):
                 await self.close(entry_id, nonce)
 
     async def open(self, entry_id: str) -> str:

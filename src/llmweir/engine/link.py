@@ -169,7 +169,9 @@ class Link:
             try:
                 await self._open_wire()
             except (RedisError, OSError, TimeoutError) as error:
-                self._open_circuit(f"cannot connect ({type(error).__name__}: {error})")
+                if self._down is None:  # where it is, and why, is for the log alone
+                    _log.warning("store_cannot_connect error=%r", f"{type(error).__name__}: {error}")
+                self._open_circuit("it cannot be reached")
                 await asyncio.sleep(wait_s)
                 wait_s = min(_LONGEST_PROBE_WAIT_S, wait_s * 2)
             else:

@@ -26,20 +26,22 @@ from llmweir.traffic import refusals
 from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send
 from llmweir.traffic.body import BodyReader, ClientLeftError, Replay
 from llmweir.traffic.estimate import NO_HOLD, Estimator
-from llmweir.traffic.formats.base import RequestFacts
+from llmweir.traffic.formats.base import Format, RequestFacts
 from llmweir.traffic.formats.error_body import error_body, problem_body, refusal_of
 from llmweir.traffic.headers import standing_headers
 from llmweir.traffic.identify import NO_HEAD, HeadReader, Identify
 from llmweir.traffic.observe import Observer, Reservation
 from llmweir.traffic.paths import Route, dialect_of, replace_model
 from llmweir.traffic.proxy import UpstreamBrokenError, UpstreamUnavailableError
-from llmweir.traffic.rules import PathRules
+from llmweir.traffic.rules import PathRules, Verdict
 
 _log = logging.getLogger("llmweir.gate")
 _NO_FACTS = RequestFacts("")
 _USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
+_UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+"""ASGI extensions that send an answer's body past the gate."""
 
 
 class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +74,9 @@ class Refused(Exception):  # noqa: N818 (an outcome, not an error)
 class _Request:
     """What the gate knows of one request on its way; filled in step by step."""
 
-    __slots__ = ("body", "facts", "head", "key_hash", "receive", "request_id", "route", "scope", "send", "user_id")
+    __slots__ = (
+        "body", "facts", "head", "is_passed", "key_hash", "receive", "request_id", "route", "scope", "send", "user_id"
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.scope = scope
@@ -85,6 +89,7 @@ class _Request:
         self.key_hash = ""
         self.body: bytes | None = None
         self.facts = _NO_FACTS
+        self.is_passed = False  # on to the app
 
 
 class Gate:
@@ -134,24 +139,24 @@ class Gate:
             verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
             request.route = verdict.route
             if verdict.access == "open":
-                await self._app(scope, receive, send)
+                await self._pass(request)
                 return
             is_limited = self._recognise(request)
             if is_limited is None:
                 is_limited = await self._look_up(request)
+            self._check_known(verdict)
             if not is_limited:
-                await self._app(scope, receive, send)
+                await self._pass(request, _without_key(scope, self._master_key or b""))
             elif verdict.access == "free":
                 _give_caller(scope, await self._authorise(request), request.request_id)
-                await self._app(scope, receive, send)
+                await self._pass(request)
             else:
-                if self._has_body(request):
-                    request.body = await self._bodies.read(receive, request.head.declared_bytes)
-                    self._read_facts(request, request.body)
+                if request.route.format is not None:
+                    await self._read(request, request.route.format)
                 admitted, reservation = await self._admit(request)
                 await self._pass_on(request, admitted, reservation)
         except _ANSWERED as error:
-            refusal, standing = _refusal_and_standing(error)
+            refusal, standing = _refusal_and_standing(error, request.is_passed)
             self._count(refusal)
             await _answer(request, refusal, standing)
         except ClientLeftError:
@@ -190,29 +195,32 @@ class Gate:
         request.user_id = user_id
         return True
 
-    def _has_body(self, request: _Request) -> bool:
-        """Whether a request's body says what it costs; raises UnreadableRequestError where nothing would."""
-        if request.route.format is None:
-            if self._options.unknown_paths == "refuse":
-                message = "This method and path are not known, so they cannot be metered (see unknown_paths)."
-                raise UnreadableRequestError(404, "path_not_gated", message)
-            return False
-        if request.head.content_encoding not in (b"", b"identity"):
+    def _check_known(self, verdict: Verdict) -> None:
+        """Raises UnreadableRequestError for a path of no known format, where those are refused."""
+        is_unknown = verdict.route.format is None and verdict.access == "gated"
+        if is_unknown and self._options.unknown_paths == "refuse":
+            message = "This method and path are not known, so they cannot be metered (see unknown_paths)."
+            raise UnreadableRequestError(404, "path_not_gated", message)
+
+    async def _read(self, request: _Request, format_: Format) -> None:
+        """Reads the body and what it says of its own cost."""
+        head = request.head
+        if head.content_encoding not in (b"", b"identity"):
             raise UnreadableRequestError(
                 415, "unsupported_content_encoding", "A body in a content coding cannot be metered; send it plain."
             )
-        return True
-
-    def _read_facts(self, request: _Request, body: bytes) -> None:
-        """Reads what a body says of its own cost."""
-        route = request.route
-        assert route.format is not None  # noqa: S101 (it has a body)
-        request.facts = route.format.facts(body, request.head.content_type, route.path_model)
+        request.body = await self._bodies.read(request.receive, head.declared_bytes)
+        request.facts = format_.facts(request.body, head.content_type, request.route.path_model)
 
     async def _admit(self, request: _Request) -> tuple[Admitted, Reservation]:
-        """Admits a request, or raises Refused; it takes a second call only where an alias has just changed."""
+        """Admits a request, or raises Refused.
+
+        It takes a second call only where an alias has just changed, or something had to be healed first.
+        """
         facts, route = request.facts, request.route
         model = self._store.alias_target(request.user_id, request.key_hash, facts.model)
+        if model != facts.model and route.path_model is not None:
+            replace_model(_path_of(request.scope), model)  # refused here where it leads out of the path, uncounted
         rates: Rates | None = None
         hold = NO_HOLD
         for _ in range(_MOST_ADMISSION_CALLS):
@@ -252,6 +260,8 @@ class Gate:
                 raise Refused(refusal, decision.standing)
             if isinstance(decision, AliasOf):
                 model = decision.model
+                if route.path_model is not None:
+                    replace_model(_path_of(request.scope), model)  # as above
             else:
                 await self._heal(request, decision)
         raise Refused(refusals.unauthenticated("unknown_user"))
@@ -281,6 +291,11 @@ class Gate:
                 return
         raise Refused(refusals.caller_refused(refused.reason, request.facts.model))
 
+    async def _pass(self, request: _Request, scope: Scope | None = None) -> None:
+        """Calls the app behind for a request that is not metered; what it raises is its own."""
+        request.is_passed = True
+        await self._app(scope if scope is not None else request.scope, request.receive, request.send)
+
     async def _pass_on(self, request: _Request, admitted: Admitted, reservation: Reservation) -> None:
         """Calls the app behind, and settles whatever comes of it."""
         observer = Observer(
@@ -298,6 +313,7 @@ class Gate:
                 scope, body = _for_app(request, reservation.model)
                 receive = Replay(body, receive)
             _give_caller(scope, admitted.profile, request.request_id)
+            request.is_passed = True
             await self._app(scope, receive, observer.send)
         except BaseException as error:
             raised = error
@@ -320,6 +336,7 @@ class Gate:
                 is_limited = self._recognise(request)
                 if is_limited is None:
                     is_limited = await self._look_up(request)
+                self._check_known(verdict)
             admitted, reservation = await self._admit(request) if is_limited else (None, None)
         except _ANSWERED as error:
             self._count(_refusal_and_standing(error)[0])
@@ -363,6 +380,8 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
         fields.pop(b"accept-encoding", None)
         headers = list(fields.items())
     changes: Scope = {"headers": headers}
+    if "extensions" in scope:  # an answer that is sent as a file cannot be metered
+        changes["extensions"] = {name: value for name, value in scope["extensions"].items() if name not in _UNSEEN}
     if new_model is not None and route.path_model is not None:
         path = _path_of(scope)
         root_path = scope["path"].removesuffix(path)
@@ -375,6 +394,11 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
     return {**scope, **changes}, body
 
 
+def _without_key(scope: Scope, key: bytes) -> Scope:
+    """The request without the headers that hold a key: the one that may do everything stays here."""
+    return {**scope, "headers": [header for header in scope["headers"] if not key or key not in header[1]]}
+
+
 def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
     caller = msgspec.structs.replace(profile, request_id=request_id)
     scope["state"] = {**scope.get("state", {}), "llmweir": caller}
@@ -384,7 +408,10 @@ _ANSWERED = (Refused, UnreadableRequestError, StoreUnavailableError, ReplyError,
 """What the gate answers itself."""
 
 
-def _refusal_and_standing(error: Exception) -> tuple[Refusal, Standing | None]:
+def _refusal_and_standing(error: Exception, is_passed: bool = False) -> tuple[Refusal, Standing | None]:
+    """What the gate answers to its own errors; those of the app that a request was passed on to are raised again."""
+    if is_passed and not isinstance(error, (Refused, UpstreamUnavailableError)):
+        raise error
     match error:
         case Refused():
             return error.refusal, error.standing

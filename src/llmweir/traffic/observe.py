@@ -31,10 +31,6 @@ _STREAMED_TYPES: Final = (b"audio/", b"video/", b"application/octet-stream", b"a
 """What a client may use as it comes, besides event streams: speech is played before it is complete."""
 
 
-_WHOLE_ANSWERS: Final = ("http.response.pathsend", "http.response.zerocopysend")
-"""ASGI extensions that send the rest of an answer at once, unseen."""
-
-
 async def _nothing() -> None:
     """Stands for a message that is held back; a coroutine, for some servers make a task of what `send` returns."""
 
@@ -188,7 +184,7 @@ class Observer:
             return self._body_message(message) if self._reader is None else self._stream_chunk(self._reader, message)
         if kind == "http.response.start":
             return self._start(message)
-        return self._other(message, is_whole=kind in _WHOLE_ANSWERS)
+        return self._other(message)
 
     @property
     def has_begun(self) -> bool:
@@ -264,14 +260,11 @@ class Observer:
             start["headers"].append((b"x-llmweir-cost-usd", format_usd(reservation.cost_nanos).encode()))
         return self._send(start)
 
-    async def _other(self, message: Message, *, is_whole: bool) -> None:
-        if is_whole:
-            self._settle()
-            if self._is_tight:
-                await self._settled()
-            if self._held_start is not None:
-                await self._send(self._held_start)
-                self._held_start = None
+    async def _other(self, message: Message) -> None:
+        if self._held_start is not None:  # what comes after the start must not come before it
+            await self._send_start(self._held_start)
+            if self._body:
+                await self._send({"type": "http.response.body", "body": b"".join(self._body), "more_body": True})
         await self._send(message)
 
     async def _stream_chunk(self, reader: StreamReader, message: Message) -> None:

@@ -46,10 +46,13 @@ def caller_refused(reason: str, model: str) -> Refusal:
     if reason in _UNAUTHENTICATED:
         return unauthenticated(reason)
     if reason == "model_not_priced":
-        message = f"The model {model} has no price, and this user has a budget: it cannot be metered."
+        message = (
+            f"The model {model} has no price, and this user has a budget: it cannot be metered. "
+            "An admin can give it one in the price_file, or set unpriced_models to free."
+        )
         return Refusal(status=400, type="invalid_request_error", code=reason, message=message, param="model")
     if reason == "model_not_allowed":
-        message = f"This user may not use the model {model}."
+        message = f"This user or API key may not use the model {model}."
         return Refusal(status=403, type="invalid_request_error", code=reason, message=message, param="model")
     return Refusal(status=403, type="invalid_request_error", code=reason, message=_FORBIDDEN[reason])
 

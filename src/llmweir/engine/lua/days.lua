@@ -1,4 +1,5 @@
--- Reads what a user has used on some days; the user may be deleted.
+-- Reads what a user has used on some days, and first moves what is kept beside the account there; the user may be
+-- deleted.
 --
 -- KEYS[1] the user's record
 -- ARGV[1] first day, ARGV[2] last day: their numbers since 1970-01-01 (UTC)

@@ -1,13 +1,13 @@
--- Reads a user's record and its account as they stand now.
+-- Reads a user's record and its account as they stand now; what is due by then is written.
 --
 -- KEYS[1] the user's record     KEYS[2] its doc     KEYS[3] its use
 -- ARGV[1] time in ms, '' = the server's             ARGV[2] memo life in ms
 --
 -- Reply: { doc, accounts, use, keys }, or false where there is no such user; all but accounts flat lists of fields
--- and values, keys those of the record that are API keys (`k:HASH`). accounts: a list each, { account, requests and tokens of its window, ms until that is empty, requests in
--- flight, nanos held, nanos spent, end of the period in ms (-1: never, a model's: with the user's) }, the user's own
--- first. use: the fields of that hash that are no accounts (`s:MODEL` its
--- nanos spent in the period, `ks:ID` `j` `sb` `sm` `x`)
+-- and values, keys those of the record that are API keys (`k:HASH`). accounts: a list each, { account, requests and
+-- tokens of its window, ms until that is empty, requests in flight, nanos held, nanos spent, end of the period in ms
+-- (-1: never, a model's: with the user's) }, the user's own first. use: the fields of that hash that are no accounts
+-- (`s:MODEL` its nanos spent in the period, `ks:ID` `j` `sb` `sm` `x`)
 --
 --- @include clock_ms
 --- @include catch_up

@@ -1,7 +1,7 @@
 -- Resolves the per-model limits of a record, so that an admission finds all that holds for a model in one field.
 -- `e:NAME`, for every name or prefix that has a limit: a line (LAYOUT.line) an entry that holds for it, its rpm, tpm,
--- parallel and budget, -1 = none, and its account; each limit stands at the entry that wins, the name itself or the longest prefix. `we`: the
--- prefixes' lengths, longest first.
+-- parallel and budget, -1 = none, and its account; each limit stands at the entry that wins, the name itself or the
+-- longest prefix. `we`: the prefixes' lengths, longest first.
 local function pack_entries(record)
   local flat, limits, names, seen = call('HGETALL', record), { r = {}, t = {}, b = {} }, {}, {}
   local widths = {}
