@@ -13,8 +13,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import httpx
 import pytest
 import redis
 import uvicorn
@@ -383,6 +384,21 @@ def test_the_readme_shows_code_by_its_tenth_line() -> None:
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@on_valkey
+async def test_the_app_of_the_docs_limits_its_callers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMWEIR_REDIS_URL", url)
+    [block] = re.findall(r"```python\n(.*?)```", docs("app.md"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "app.md", "exec"), names)  # noqa: S102 - the docs' own code
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(names["app"]), base_url="http://app") as client:
+        asked = {"model": "gpt-4o", "messages": []}
+        assert (await client.post("/v1/chat/completions", json=asked)).status_code == 401
+        answers = [await client.post("/v1/chat/completions", json=asked, headers={"x-user": "ana"}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].json()["by"] == "ana"
+    await names["app"].aclose()
 
 
 def test_the_readme_links_to_every_page_of_the_docs() -> None:
