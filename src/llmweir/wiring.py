@@ -26,7 +26,7 @@ from llmweir.metrics import Exposition, Metrics, Moment
 from llmweir.pricing import PriceBook
 from llmweir.records import NewUser, problems
 from llmweir.settings import Paths, Settings
-from llmweir.traffic.asgi import App, Receive, Scope, Send
+from llmweir.traffic.asgi import App, Receive, Scope, Send, path_of
 from llmweir.traffic.body import BodyReader
 from llmweir.traffic.estimate import Estimator
 from llmweir.traffic.identify import HeadReader, Identify
@@ -164,10 +164,7 @@ class Weir:
             return
         if self._gate is None or self._loop is not asyncio.get_running_loop():
             await self.start()
-        path, root_path = scope["path"], scope.get("root_path")
-        if root_path and path.startswith(root_path + "/"):
-            path = path[len(root_path) :]
-        app = self._gate
+        path, app = path_of(scope), self._gate
         if path in self._admin_paths or path.startswith(self._admin_path_starts):
             app = self._app_of(path, scope["type"])
         assert app is not None  # noqa: S101 (it has started)

@@ -33,11 +33,6 @@ class Invites:
         self._invitations = invitations
         self._base = f"{public_url or ''}{prefix}/invite/"
 
-    @property
-    def is_configured(self) -> bool:
-        """Whether there is a mail server to send by."""
-        return self._mailer is not None
-
     def check(self, address: str | None) -> None:
         """Looks before anything is written whether a mail can be sent to `address`; raises AdminError 400."""
         if self._mailer is None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from llmweir.admin.access import Identity, Right
 from llmweir.admin.errors import AdminError
 from llmweir.key_records import ALL_MODELS, KEY_LIMITS, KeyFields, KeyRecord
+from llmweir.records import NO_MODELS
 
 MAX_OWN_KEYS = 100
 _OWN_LIMITS = ("rpm_limit", "tpm_limit", "max_parallel_requests", "max_budget_nanos")
-_NO_MODELS = "no-default-models"
 
 
 def check_key_user(identity: Identity, record: KeyRecord, right_to_others: Right = Right.WRITE_ALL) -> None:
@@ -65,7 +65,7 @@ def _is_limited(models: Sequence[str]) -> bool:
 
 
 def _lies_within(models: Sequence[str], before: Sequence[str]) -> bool:
-    return _is_limited(models) and all(entry == _NO_MODELS or _is_covered(entry, before) for entry in models)
+    return _is_limited(models) and all(entry == NO_MODELS or _is_covered(entry, before) for entry in models)
 
 
 def _is_covered(entry: str, before: Sequence[str]) -> bool:

@@ -115,7 +115,8 @@ class BulkRoutes:
             "error": None,
             "updated_user": user_json(user),
         }
-        return {**done, **(minted_key_json(minted) if minted is not None else {})}  # type: ignore[typeddict-item]
+        shown_once = minted_key_json(minted) if minted is not None else {}
+        return {**done, **shown_once}  # type: ignore[typeddict-item]  # its members are a plain dict's to mypy
 
 
 def _failed(update: UserUpdate, message: str) -> UpdateResult:

@@ -7,7 +7,6 @@ crash in between leaves a key that its user does not know, and that is worth not
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -16,7 +15,7 @@ import msgspec
 from llmweir.engine import keys
 from llmweir.engine.flatten import Change
 from llmweir.engine.key_directory import KeyDirectory, KeyEntry, KeyQuery
-from llmweir.engine.key_hashes import hash_key, hash_of_token
+from llmweir.engine.key_hashes import hash_key, hash_of_token, token_of_key
 from llmweir.engine.key_rows import dropped_key_changes, key_changes, moved_key_changes, new_key_changes
 from llmweir.engine.users import User, Users
 from llmweir.errors import ConflictError, NotFoundError
@@ -55,7 +54,7 @@ class ApiKeys:
         """
         secret = body.key.get_secret_value() if body.key is not None else _new_secret()
         now_ms = self._data.now_ms()
-        blank = KeyRecord(token=_token(secret), user_id=user_id, key_name=_key_name(secret), created_at_ms=now_ms)
+        blank = KeyRecord(token=token_of_key(secret), user_id=user_id, key_name=_key_name(secret), created_at_ms=now_ms)
         record = changed_key(blank, body, now_ms)
         if await self._users.get(user_id) is None:
             raise _no_user()
@@ -86,7 +85,7 @@ class ApiKeys:
         user = await self._users.get(owner.decode()) if isinstance(owner, bytes) else None
         if user is None:
             return None
-        token = _token(secret)
+        token = token_of_key(secret)
         return next(((user, record) for record in user.keys if record.token == token), None)
 
     async def update(self, record: KeyRecord, body: KeyFields) -> KeyRecord:
@@ -117,7 +116,7 @@ class ApiKeys:
         """
         secret = secret or _new_secret()
         while True:
-            moved = msgspec.structs.replace(record, token=_token(secret), key_name=_key_name(secret))
+            moved = msgspec.structs.replace(record, token=token_of_key(secret), key_name=_key_name(secret))
             if await self._write(moved, moved_key_changes(moved, record), is_new=True):
                 break
             record = await self.find(record.token)
@@ -258,10 +257,6 @@ def _entry(record: KeyRecord | None) -> KeyEntry | None:
 
 def _new_secret() -> str:
     return f"sk-{secrets.token_urlsafe(24)}"
-
-
-def _token(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _key_name(secret: str) -> str:

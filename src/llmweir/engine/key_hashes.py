@@ -14,6 +14,11 @@ def hash_key(secret: str) -> str:
     return _remembered_hash(secret) if len(secret) <= _LONGEST_REMEMBERED else _hash(secret)
 
 
+def token_of_key(secret: str) -> str:
+    """The token of an API key, as the admin API shows it: its SHA-256 in hex."""
+    return _digest(secret).hex()
+
+
 def hash_of_token(token: str) -> str:
     """The store's spelling of a token, which is the same SHA-256 in hex."""
     return _short(bytes.fromhex(token))
@@ -25,10 +30,14 @@ def token_of_hash(key_hash: str) -> str:
 
 
 def _hash(secret: str) -> str:
-    return _short(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+    return _short(_digest(secret))
 
 
 _remembered_hash = lru_cache(maxsize=4096)(_hash)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
 def _short(digest: bytes) -> str:

@@ -292,7 +292,7 @@ class _Wire(asyncio.Protocol):
 
     def _let_owner_go(self) -> None:
         """Tells redis-py's connection, which does not see that its transport is gone, by its one (private) way."""
-        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001 (as its docstring says)
 
     def _watch(self) -> None:
         """Fails the calls past their deadline; a connection that stays silent for a second more is given up."""

@@ -83,7 +83,8 @@ class Store:
     async def owner_of(self, key_hash: str, *, afresh: bool = False) -> str | None:
         """The id of the user an API key belongs to, or None; whether the key is valid is for the scripts to say.
 
-        The mapping never changes, so a worker asks for it once; unknown keys are remembered for a second.
+        A worker asks for a known key once, or `afresh` where the record does not confirm what it remembers; that a key
+        is unknown is remembered for a second.
         """
         known = self._key_owners.get(key_hash)
         if known is not None and not afresh:

@@ -23,7 +23,7 @@ from llmweir.errors import StoreUnavailableError, UnreadableRequestError
 from llmweir.metrics import Metrics
 from llmweir.pricing import PriceBook, Rates
 from llmweir.traffic import refusals
-from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send
+from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send, path_of
 from llmweir.traffic.body import BodyReader, ClientLeftError, Replay
 from llmweir.traffic.estimate import NO_HOLD, Estimator
 from llmweir.traffic.formats.base import Format, RequestFacts
@@ -135,7 +135,7 @@ class Gate:
             return
         request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
         try:
-            path = _path_of(scope)
+            path = path_of(scope)
             verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
             request.route = verdict.route
             if verdict.access == "open":
@@ -220,7 +220,7 @@ class Gate:
         facts, route = request.facts, request.route
         model = self._store.alias_target(request.user_id, request.key_hash, facts.model)
         if model != facts.model and route.path_model is not None:
-            replace_model(_path_of(request.scope), model)  # refused here where it leads out of the path, uncounted
+            replace_model(path_of(request.scope), model)  # refused here where it leads out of the path, uncounted
         rates: Rates | None = None
         hold = NO_HOLD
         for _ in range(_MOST_ADMISSION_CALLS):
@@ -261,7 +261,7 @@ class Gate:
             if isinstance(decision, AliasOf):
                 model = decision.model
                 if route.path_model is not None:
-                    replace_model(_path_of(request.scope), model)  # as above
+                    replace_model(path_of(request.scope), model)  # as above
             else:
                 await self._heal(request, decision)
         raise Refused(refusals.unauthenticated("unknown_user"))
@@ -328,7 +328,7 @@ class Gate:
         """Counts a WebSocket as one request that holds a slot for as long as it lasts, where they are accepted."""
         request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
         try:
-            verdict = self._rules.judge("GET", _path_of(scope), scope.get("raw_path") or b"")
+            verdict = self._rules.judge("GET", path_of(scope), scope.get("raw_path") or b"")
             if not self._options.accept_websockets:
                 raise _websocket_refused()
             is_limited: bool | None = False
@@ -361,12 +361,6 @@ def _websocket_refused() -> UnreadableRequestError:
     return UnreadableRequestError(403, "websocket_not_metered", "WebSockets cannot be metered here.")
 
 
-def _path_of(scope: Scope) -> str:
-    path: str = scope["path"]
-    root_path: str = scope.get("root_path", "")
-    return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
-
-
 def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
     """The request as the app behind gets it: aliases resolved, usage asked for, the answer in no content coding."""
     scope, body, facts, route = request.scope, request.body or b"", request.facts, request.route
@@ -383,7 +377,7 @@ def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
     if "extensions" in scope:  # an answer that is sent as a file cannot be metered
         changes["extensions"] = {name: value for name, value in scope["extensions"].items() if name not in _UNSEEN}
     if new_model is not None and route.path_model is not None:
-        path = _path_of(scope)
+        path = path_of(scope)
         root_path = scope["path"].removesuffix(path)
         path, raw_path = replace_model(path, new_model)
         changes["path"], changes["raw_path"] = root_path + path, quote(root_path).encode() + raw_path
@@ -427,7 +421,7 @@ def _refusal_and_standing(error: Exception, is_passed: bool = False) -> tuple[Re
 async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:
     """Answers a refused request in the caller's own dialect."""
     route = request.route
-    dialect = route.dialect if route is not _NO_ROUTE else dialect_of(_path_of(request.scope))
+    dialect = route.dialect if route is not _NO_ROUTE else dialect_of(path_of(request.scope))
     if b"application/problem+json" in request.head.accept:
         content_type, body = b"application/problem+json", problem_body(dialect, refusal, request.request_id)
     else:

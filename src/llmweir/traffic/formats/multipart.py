@@ -125,7 +125,7 @@ def _parse(body: bytes, content_type: bytes) -> list[_Part]:
     if match is None:
         raise UnreadableRequestError(415, "unsupported_content_type", "This endpoint takes multipart/form-data.")
     collector = _Collector()
-    parser = MultipartParser(match[1].strip(b'"'), collector.callbacks())  # type: ignore[arg-type]
+    parser = MultipartParser(match[1].strip(b'"'), collector.callbacks())  # type: ignore[arg-type]  # a plain dict for its TypedDict
     try:
         parser.write(body)
         parser.finalize()
