@@ -15,7 +15,7 @@ from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 
-settings.register_profile("llmweir", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.register_profile("llmweir", deadline=None, print_blob=True, derandomize="EXPLORE" not in os.environ)
 settings.load_profile("llmweir")
 
 

@@ -291,7 +291,8 @@ class Rules:
     def _charge(self, held: Reservation, *, nanos: int, release: int) -> None:
         """Money goes into the period it was held in; where that is over, it concerns no budget any more.
 
-        A key that had no account when its request came has no period that could be over.
+        A key that had no account when its request came may have got one with a period since: what is given back may
+        have been spent before that period, so it is given nothing back.
         """
         for part in held.parts:
             if part.period == part.scope.account.period:
@@ -299,8 +300,9 @@ class Rules:
                 part.scope.account.held -= release
                 if part.scope is self.user and (nanos or held.model in self.model_spend):
                     self.model_spend[held.model] = self.model_spend.get(held.model, 0) + nanos
-        if held.unscoped_key is not None:
-            held.unscoped_key.add(nanos)
+        key = held.unscoped_key
+        if key is not None and not (nanos < 0 and key.ends_ms is not None):
+            key.add(nanos)
 
     def _book(
         self,
