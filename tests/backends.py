@@ -10,7 +10,7 @@ import pytest
 from tests.servers import fake_server, redis_server, valkey_server
 
 from llmweir.engine import scripts
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 
 BACKENDS = ("fakeredis", "valkey", "redis")
 REAL_SERVERS = ("valkey", "redis")
@@ -29,7 +29,7 @@ def serve(backend: str, folder: Path) -> AbstractContextManager[str]:
     return valkey_server() if backend == "valkey" else redis_server(folder)
 
 
-async def load_all_scripts(link: Link) -> None:
+async def load_all_scripts(link: AnyLink) -> None:
     """Put every script into the server's cache."""
     names = [path.stem for path in (Path(scripts.__file__).parent / "lua").glob("*.lua")]
     await asyncio.gather(*(link.call("SCRIPT", "LOAD", scripts.load(name).source) for name in names))

@@ -499,3 +499,11 @@ def serving(flags: list[str], environment: dict[str, str], folder: Path) -> Iter
 def test_every_command_of_the_readme_is_one(command: str) -> None:
     assert f"llmweir {command}" in README or f"scripts/{command}" in README
     assert command in main.commands
+
+
+def test_every_test_that_the_failure_modes_name_is_there() -> None:
+    page = (ROOT / "docs" / "failure-modes.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 60
+    gone = [f"{path}::{name}" for path, name in named if not re.search(rf"def {name}\(", (ROOT / path).read_text())]
+    assert gone == []

@@ -14,7 +14,7 @@ from llmweir.usage import Usage
 
 DOCS = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
 WORKER = str(os.getpid())
-IDLE = Moment(in_flight=0, settlements_kept=0, is_store_up=True)
+IDLE = Moment(is_store_up=True)
 
 
 def samples(metrics: Metrics, moment: Moment = IDLE) -> dict[tuple[str, ...], float]:
@@ -33,8 +33,13 @@ def test_a_worker_that_has_done_nothing_tells_so() -> None:
         ("cost_usd_total",): 0,
         ("requests_failed_total",): 0,
         ("soft_budgets_crossed_total",): 0,
+        ("requests_let_through_total",): 0,
+        ("leases_expired_total",): 0,
+        ("outbox_records",): 0,
+        ("outbox_bytes",): 0,
+        ("outbox_set_aside_total",): 0,
+        ("outbox_failed_writes_total",): 0,
         ("in_flight",): 0,
-        ("settlements_kept",): 0,
         ("store_up",): 1,
         ("build_info", "1.2.3"): 1,
     }
@@ -48,6 +53,8 @@ def test_what_was_counted_is_told_to_the_last_nano_dollar() -> None:
         metrics.count_refused(code)
     metrics.failed += 1
     metrics.soft_budgets_crossed += 4
+    metrics.let_through += 5
+    metrics.leases_expired += 6
     told = samples(metrics)
     assert {name: value for name, value in told.items() if value and name[0] not in ("build_info", "store_up")} == {
         ("requests_total", "", "admitted"): 2,
@@ -58,16 +65,23 @@ def test_what_was_counted_is_told_to_the_last_nano_dollar() -> None:
         ("cost_usd_total",): 1.234567892,
         ("requests_failed_total",): 1,
         ("soft_budgets_crossed_total",): 4,
+        ("requests_let_through_total",): 5,
+        ("leases_expired_total",): 6,
     }
 
 
 def test_how_a_worker_stands_is_looked_at_by_each_scrape() -> None:
-    moments = [IDLE, Moment(in_flight=3, settlements_kept=2, is_store_up=False)]
+    moments = [IDLE, Moment(in_flight=3, outbox_records=2, outbox_bytes=9)]
     exposition = Exposition(Metrics(), "1", lambda: moments[0])
     assert "llmweir_store_up" in exposition.text().decode()
     moments.pop(0)
     text = exposition.text().decode()
-    for line in ("llmweir_in_flight{%s} 3.0", "llmweir_settlements_kept{%s} 2.0", "llmweir_store_up{%s} 0.0"):
+    for line in (
+        "llmweir_in_flight{%s} 3.0",
+        "llmweir_outbox_records{%s} 2.0",
+        "llmweir_outbox_bytes{%s} 9.0",
+        "llmweir_store_up{%s} 0.0",
+    ):
         assert line % f'worker="{WORKER}"' in text.splitlines()
 
 

@@ -73,7 +73,7 @@ def test_a_dict_and_a_list_may_be_keywords_too() -> None:
         pytest.param("upstream", "http://u:pw@host", "no user or password", id="upstream with a password"),
         pytest.param("upstream", "http://host/?q=1", "no query", id="upstream with a query"),
         pytest.param("redis_url", "http://host", "one of the schemes redis, rediss", id="redis of another scheme"),
-        pytest.param("redis_url", "redis://", "one of the schemes", id="redis without a host"),
+        pytest.param("redis_url", "redis://", "a host", id="redis without a host"),
         pytest.param("alert_webhook_url", "slack", "http:// or https:// URL", id="webhook not a url"),
         pytest.param("smtp_url", "http://host", "such as smtp://", id="mail server of another scheme"),
         pytest.param("smtp_url", "smtp://host", "?from=", id="mail server without a sender"),

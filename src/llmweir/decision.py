@@ -97,6 +97,16 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     is_tight: bool = False
 
 
+class LetThrough(msgspec.Struct, frozen=True, gc=False):
+    """The request may pass while the store is away, though nobody knows where the limits stand.
+
+    It settles as `request_id` once the store is back; its own id is that of an admission that was taken back.
+    """
+
+    profile: Caller
+    request_id: str
+
+
 class CallerRefused(msgspec.Struct, frozen=True):
     """The caller may not come in, or not with this; `reason` is the script's word for it."""
 

@@ -27,11 +27,15 @@ class UnreadableRequestError(LlmweirError):
 
 
 class StoreUnavailableError(LlmweirError):
-    """Redis did not answer in time, or the connection to it is down."""
+    """Redis did not answer in time, or the connection to it is down.
 
-    def __init__(self, reason: str) -> None:
+    `may_be_done`: the call had left, so Redis may have carried it out.
+    """
+
+    def __init__(self, reason: str, *, may_be_done: bool = False) -> None:
         super().__init__(f"The store is unavailable: {reason}.")
         self.reason = reason
+        self.may_be_done = may_be_done
 
 
 class ConflictError(LlmweirError):

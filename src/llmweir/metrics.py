@@ -25,7 +25,8 @@ class Metrics:
     """The counters of one worker. They are counted up by hand, for every request pays for it."""
 
     __slots__ = (
-        "admitted", "cost_nanos", "failed", "input_tokens", "output_tokens", "refused", "soft_budgets_crossed"
+        "admitted", "cost_nanos", "failed", "input_tokens", "leases_expired", "let_through", "output_tokens", "refused",
+        "soft_budgets_crossed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -35,6 +36,8 @@ class Metrics:
         self.output_tokens = 0
         self.cost_nanos = 0
         self.soft_budgets_crossed = 0
+        self.let_through = 0
+        self.leases_expired = 0
         self.refused: dict[str, int] = {}
         """By the refusal's code; there is a fixed set of them."""
 
@@ -53,9 +56,12 @@ class Metrics:
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker stands right now."""
 
-    in_flight: int
-    settlements_kept: int
-    is_store_up: bool
+    in_flight: int = 0
+    is_store_up: bool = False
+    outbox_records: int = 0
+    outbox_bytes: int = 0
+    outbox_set_aside: int = 0
+    outbox_failed_writes: int = 0
 
 
 class Exposition:
@@ -78,7 +84,7 @@ class _WorkerCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Names the metrics without a look at the worker, which may not have started."""
-        yield from _families(Metrics(), Moment(in_flight=0, settlements_kept=0, is_store_up=False), self._version)
+        yield from _families(Metrics(), Moment(), self._version)
 
     def collect(self) -> Iterator[Metric]:
         yield from _families(self._metrics, self._look(), self._version)
@@ -99,13 +105,27 @@ def _families(metrics: Metrics, moment: Moment, version: str) -> Iterator[Metric
     )
     crossed = metrics.soft_budgets_crossed
     yield _counter("soft_budgets_crossed", "Soft budgets crossed.", worker, {"": crossed})
+    let_through = metrics.let_through
+    yield _counter("requests_let_through", "Requests let through while Redis was away.", worker, {"": let_through})
+    expired = metrics.leases_expired
+    yield _counter("leases_expired", "Requests charged as held: their worker was gone.", worker, {"": expired})
+    yield from _outbox(moment, worker)
     yield _gauge("in_flight", "Admitted requests that are not over yet.", worker, moment.in_flight)
-    kept = moment.settlements_kept
-    yield _gauge("settlements_kept", "Settlements that wait for Redis to answer.", worker, kept)
     yield _gauge("store_up", "Whether Redis answers: 1 or 0.", worker, int(moment.is_store_up))
     build = GaugeMetricFamily("llmweir_build_info", "The version that runs; always 1.", labels=["version", "worker"])
     build.add_metric([version, worker], 1)
     yield build
+
+
+def _outbox(moment: Moment, worker: str) -> Iterator[Metric]:
+    yield _gauge("outbox_records", "Settlements that wait in the outbox for Redis.", worker, moment.outbox_records)
+    yield _gauge("outbox_bytes", "Size of this worker's files of the outbox.", worker, moment.outbox_bytes)
+    set_aside = moment.outbox_set_aside
+    yield _counter("outbox_set_aside", "Settlements set aside: damaged, or too old.", worker, {"": set_aside})
+    failed = moment.outbox_failed_writes
+    yield _counter(
+        "outbox_failed_writes", "Times that the disk did not take what the outbox wrote.", worker, {"": failed}
+    )
 
 
 def _requests(metrics: Metrics, worker: str) -> Metric:

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from llmweir.engine.redis_url import read_redis_url
 from llmweir.errors import InvalidValueError
 from llmweir.mail import read_smtp_url
 
@@ -62,10 +63,7 @@ def _check_upstream(value: str) -> str:
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
-    schemes = ("redis", "rediss", "unix")
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in schemes or not (parts.netloc or parts.path):
-        raise ValueError(f"should be a URL with one of the schemes {', '.join(schemes)}")
+    read_redis_url(value.get_secret_value())
     return value
 
 
@@ -175,9 +173,21 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=1024, description="Number of worker processes.")
     redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url)] | None = Field(
         None,
-        description="Where Redis is: `redis://`, `rediss://` or `unix://`. Without it a bundled Valkey is started.",
+        description="Where Redis is: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`. "
+        "Without it a bundled Valkey is started.",
     )
-    data_dir: Path = Field(Path("llmweir-data"), description="Folder of the bundled Valkey's files.")
+    data_dir: Path = Field(
+        Path("llmweir-data"),
+        description="Folder of the bundled Valkey's files, and of what is kept while Redis is away.",
+    )
+    fsync: Literal["everysec", "always"] = Field(
+        "everysec",
+        description="When the disk has what the bundled Valkey and the outbox write: within a second, or at once.",
+    )
+    outbox_max_bytes: Count = Field(
+        1_073_741_824,
+        description="Size of a worker's outbox, in bytes, from which on nobody is let through while Redis is away.",
+    )
     master_key: Secret | None = Field(None, description="Key that may do everything; without it admin routes are 503.")
     key_header: Annotated[str, AfterValidator(_check_header)] | None = Field(
         None, description="A further header to read a caller's key from."
@@ -196,8 +206,10 @@ class Settings(BaseSettings):
         description="A path of no known format: `refuse` with 404, or `count` as one request. Default: `refuse` in "
         "front, `count` around an app.",
     )
-    on_store_failure: Literal["closed"] = Field(
-        "closed", description="While Redis is away: refuse with 503 (`closed`)."
+    on_store_failure: Literal["closed", "open"] = Field(
+        "closed",
+        description="While Redis is away: refuse with 503 (`closed`), or let callers through that were let in before "
+        "(`open`).",
     )
     store_timeout_ms: int = Field(
         500, ge=1, le=600_000, description="How long a request may wait for Redis in all, in milliseconds."
@@ -228,7 +240,7 @@ class Settings(BaseSettings):
         86_400,
         ge=1,
         le=31_536_000,
-        description="How long expired leases are remembered, in seconds.",
+        description="How long expired leases and replayed settlements are remembered, in seconds.",
     )
     default_user: Annotated[dict[str, JsonValue], NoDecode, BeforeValidator(_parse_json)] | None = Field(
         None, description="Record fields for callers that the app names and no record knows; without it they are 401."

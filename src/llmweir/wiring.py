@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 from typing import Any
 
 import msgspec
@@ -14,15 +13,8 @@ from pydantic import ValidationError
 from llmweir import __version__
 from llmweir.admin.app import AdminApi
 from llmweir.admin.build import AdminOptions, admin_api
-from llmweir.alerts import Alerts
-from llmweir.engine.api_keys import ApiKeys
-from llmweir.engine.asks import SoftBudgetCrossed
-from llmweir.engine.embedded import EmbeddedValkey
-from llmweir.engine.link import Link, ReplyError
-from llmweir.engine.store import Store
-from llmweir.engine.users import Users
-from llmweir.errors import InvalidValueError, StoreUnavailableError
-from llmweir.metrics import Exposition, Metrics, Moment
+from llmweir.errors import InvalidValueError
+from llmweir.metrics import Exposition
 from llmweir.pricing import PriceBook
 from llmweir.records import NewUser, problems
 from llmweir.settings import Paths, Settings
@@ -33,99 +25,10 @@ from llmweir.traffic.identify import HeadReader, Identify
 from llmweir.traffic.lifespan import wrap_lifespan
 from llmweir.traffic.middleware import DefaultUser, Gate, GateOptions
 from llmweir.traffic.proxy import ReverseProxy
-
-_log = logging.getLogger("llmweir.engine")
-_FIRST_ANSWER_S = 5.0
-"""How long the start waits for a Redis that neither answers nor refuses."""
+from llmweir.worker import Engine
 
 _LAST_REQUESTS_S = 2.0
 """How long requests that the server has cancelled may take to settle."""
-
-
-class Engine:
-    """The store of one worker and what runs beside it: the bundled Valkey, the heartbeat of the leases, the alerts.
-
-    It starts in the event loop that first needs it.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._embedded: EmbeddedValkey | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
-        webhook = settings.alert_webhook_url
-        self.metrics = Metrics()
-        self._alerts = Alerts(webhook.get_secret_value() if webhook is not None else None)
-        self.link: Link
-        self.store: Store
-        self.users: Users
-        self.keys: ApiKeys
-
-    async def start(self) -> None:
-        """Starts everything; a Redis of your own may be away, and is connected to when it is back.
-
-        Raises StoreUnavailableError if the bundled Valkey does not start.
-        """
-        settings = self._settings
-        if settings.redis_url is not None:
-            url = settings.redis_url.get_secret_value()
-        else:
-            if self._embedded is None:
-                self._embedded = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
-            url = self._embedded.url
-        memo_ttl_ms = settings.memo_ttl_s * 1000
-        self.link = Link(url, timeout_ms=settings.store_timeout_ms)
-        self.store = Store(self.link, lease_ttl_ms=settings.lease_ttl_s * 1000, memo_ttl_ms=memo_ttl_ms)
-        self.store.tell_soft_budgets(self._soft_budget_crossed)
-        self.users = Users(self.link, memo_ttl_ms=memo_ttl_ms)
-        self.keys = ApiKeys(self.users)
-        with contextlib.suppress(StoreUnavailableError, ReplyError, TimeoutError):
-            async with asyncio.timeout(_FIRST_ANSWER_S):
-                await self.store.load_scripts()
-        self._heartbeat = asyncio.create_task(self._beat(self.link, self.store))
-
-    async def aclose(self) -> None:
-        """Stops everything, the bundled Valkey last."""
-        heartbeat, self._heartbeat = self._heartbeat, None
-        embedded, self._embedded = self._embedded, None
-        if heartbeat is not None:
-            if not heartbeat.done():
-                heartbeat.cancel()
-                await asyncio.gather(heartbeat, return_exceptions=True)
-            await self.store.drain()
-            await self.link.aclose()
-        await self._alerts.aclose()
-        if embedded is not None:
-            await asyncio.to_thread(embedded.close)
-
-    def look(self) -> Moment:
-        """How this worker stands right now, for its metrics."""
-        store = self.store
-        return Moment(in_flight=store.in_flight, settlements_kept=store.settlements_kept, is_store_up=self.link.is_up)
-
-    async def _beat(self, link: Link, store: Store) -> None:
-        try:
-            while True:
-                await asyncio.sleep(self._settings.lease_renew_s / 2)
-                await self._beat_once(link, store)
-        finally:
-            if self._heartbeat is not None:  # not `aclose`, but an event loop that ends without a word
-                await link.aclose()
-
-    async def _beat_once(self, link: Link, store: Store) -> None:
-        """Renews the leases and sends what was kept; whatever Redis answers, the next beat comes."""
-        try:
-            if self._embedded is not None and not link.is_up:
-                await asyncio.to_thread(self._embedded.ensure_running)
-            store.send_kept()
-            await store.renew(older_than_s=self._settings.lease_renew_s / 2)
-        except StoreUnavailableError:
-            return  # the link has said so
-        except ReplyError as error:
-            _log.error("heartbeat_refused error=%r", str(error))
-
-    def _soft_budget_crossed(self, crossed: SoftBudgetCrossed) -> None:
-        self.metrics.soft_budgets_crossed += 1
-        self._alerts.soft_budget_crossed(crossed.user_id, crossed.spend_nanos, crossed.soft_budget_nanos)
 
 
 class Weir:
@@ -214,6 +117,8 @@ class Weir:
                     unknown_paths=self._paths.unknown_paths,
                     budget_exceeded_status=settings.budget_exceeded_status,
                     accept_websockets=self._accept_websockets,
+                    on_store_failure=settings.on_store_failure,
+                    store_timeout_ms=settings.store_timeout_ms,
                 ),
                 metrics=self._engine.metrics,
                 identify=self._identify,
@@ -240,6 +145,7 @@ class Weir:
             smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url is not None else None,
             public_url=settings.public_url,
             metrics_public=settings.metrics_public,
+            is_open_without_store=settings.on_store_failure == "open",
             version=__version__,
         )
         engine = self._engine

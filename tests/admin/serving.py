@@ -20,7 +20,7 @@ from llmweir.traffic.identify import HeadReader
 MASTER = "sk-master"
 ADMIN = {"authorization": f"Bearer {MASTER}"}
 VERSION = "1.2.3"
-IDLE = Moment(in_flight=0, settlements_kept=0, is_store_up=True)
+IDLE = Moment(is_store_up=True)
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from tests.harness import (
 )
 
 from llmweir import __version__
+from llmweir.engine.link import Link
 from llmweir.traffic import refusals
 from llmweir.traffic.asgi import Message, Receive, Scope, Send
 from llmweir.wiring import Weir
@@ -78,7 +79,7 @@ USED = {
 async def test_a_worker_that_has_done_nothing_is_idle_and_its_store_up(stage: Stage) -> None:
     told = await scrape(stage)
     assert {name: value for name, value in told.items() if value} == {"store_up": 1, f"build_info {__version__}": 1}
-    assert told.keys() >= {"requests_total admitted", "in_flight", "settlements_kept", "soft_budgets_crossed_total"}
+    assert told.keys() >= {"requests_total admitted", "in_flight", "outbox_records", "soft_budgets_crossed_total"}
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -203,12 +204,14 @@ async def test_while_the_store_is_away_it_says_so_and_counts_what_is_kept(url: s
         go_on.set()
         assert (await asked).status_code == 200
         told = await scrape(stage)
-    assert (told["store_up"], told["settlements_kept"], told["in_flight"]) == (0, 1, 0)
+    assert (told["store_up"], told["outbox_records"], told["in_flight"]) == (0, 1, 0)
     assert told["requests_total refused,store_unavailable"] == 1
 
 
 def take_store_away(weir: Weir) -> None:
-    weir.engine.link._open_circuit("the test has taken it away")
+    link = weir.engine.link
+    assert isinstance(link, Link)
+    link._open_circuit("the test has taken it away")
 
 
 @pytest.mark.parametrize(("known", "counted"), [(True, "admitted"), (False, "refused,invalid_api_key")])

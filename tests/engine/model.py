@@ -25,6 +25,7 @@ from tests.engine.model_parts import (
 )
 
 from llmweir.decision import CallerRefused, LimitName, LimitRefused, LimitState, Standing
+from llmweir.engine.replays import TOMBSTONE_LIFE_MS
 
 Kind = Literal["wait", "stop", "never"]
 Refusal = LimitRefused | CallerRefused
@@ -61,10 +62,13 @@ class Rules:
         self.lease_ttl_ms = lease_ttl_ms
         self.expired: dict[str, Reservation] = {}
         self.books: dict[tuple[int, str], list[int]] = {}
-        self.make_anew()
+        self.replayed: set[str] = set()
+        self.make_anew(0)
 
-    def make_anew(self) -> None:
+    def make_anew(self, now_ms: int) -> None:
         self.exists = True
+        self.made_ms = self.seen_ms = now_ms
+        self.buried: dict[str, int] = {}
         self.limits = Limits()
         self.user = Scope()
         self.adjustment = 0
@@ -75,7 +79,13 @@ class Rules:
 
     # The lazy part: what the passing of time alone has done.
 
+    def bury(self, request_id: str, now_ms: int) -> None:
+        """An admission of this request may come yet, and is to count nothing."""
+        self.buried.setdefault(request_id, now_ms + TOMBSTONE_LIFE_MS)
+
     def catch_up(self, now_ms: int) -> None:
+        self.seen_ms = now_ms
+        self.buried = {each: expires_ms for each, expires_ms in self.buried.items() if expires_ms > now_ms}
         for request_id in [each for each, held in self.leases.items() if held.expires_ms <= now_ms]:
             self._expire(request_id)
         account = self.user.account
@@ -132,7 +142,7 @@ class Rules:
         self.catch_up(now_ms)
         for request_id in [*self.leases]:
             self._expire(request_id)
-        self.make_anew()
+        self.make_anew(now_ms)
         self.exists = False
 
     # Requests.
@@ -140,13 +150,13 @@ class Rules:
     def admit(self, request_id: str, want: Want, now_ms: int) -> tuple[Standing, list[Refusal]]:
         """Where all stands then, and how it may be refused: of limits equally bad, any may be named."""
         self.catch_up(now_ms)
-        rows, key = self._rows(want), self.keys.get(want.key)
+        rows, key = self.rows(want), self.keys.get(want.key)
         reason = self._caller_in_the_way(want, key)
         if reason is None and want.hold_nanos < 0 and any(row.budget is not None for row in rows):
             reason = "model_not_priced"
         if reason is not None:
             return self._standing(rows, now_ms), [CallerRefused(reason)]
-        if request_id in self.leases:
+        if request_id in self.leases or request_id in self.buried:
             return self._standing(rows, now_ms), []
         want = _shrunk(want, rows)
         obstacles = [obstacle for row in rows for obstacle in self._in_the_way(row, want, now_ms)]
@@ -163,6 +173,8 @@ class Rules:
         late, tokens = request_id in self.expired, input_tokens + output_tokens
         held = self.expired.pop(request_id, None) or self.leases.pop(request_id, None)
         if held is None:
+            if cancelled and request_id not in self.replayed:
+                self.bury(request_id, self.seen_ms)
             return False
         self._charge(held, nanos=nanos - late * held.nanos, release=0 if late else held.nanos)
         if late:
@@ -181,7 +193,7 @@ class Rules:
         if request_id in self.leases:
             self.leases[request_id].expires_ms = now_ms + self.lease_ttl_ms
 
-    def _rows(self, want: Want) -> list[Row]:
+    def rows(self, want: Want) -> list[Row]:
         """The user's own limits, the key's, and those of the model: each limit of a model in a row of its own."""
         limits, ends_ms = self.limits, self.user.account.ends_ms
         own = (limits.rpm, limits.tpm, limits.parallel, limits.budget)

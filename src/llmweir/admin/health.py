@@ -14,10 +14,14 @@ Ping = Callable[[], Awaitable[None]]
 
 
 class HealthRoutes:
-    """Health, open to all; `ping` raises StoreUnavailableError or ReplyError while the store is not there."""
+    """Health, open to all; `ping` raises StoreUnavailableError or ReplyError while the store is not there.
 
-    def __init__(self, ping: Ping, version: str) -> None:
+    `is_open`: requests are let through then, so this process is ready all the same, and says that it is degraded.
+    """
+
+    def __init__(self, ping: Ping, version: str, *, is_open: bool = False) -> None:
         self._ping = ping
+        self._is_open = is_open
         self._version = version
 
     @property
@@ -49,16 +53,18 @@ class HealthRoutes:
         return Answer(self._health("alive"))
 
     async def readiness(self, _: Call) -> Answer:
-        """Answers 200 while the store answers, 503 otherwise."""
+        """Answers 200 while the store answers, 503 otherwise, or 200 and degraded where requests are let through."""
         try:
             await self._ping()
         except StoreUnavailableError as error:
-            return Answer({**self._health("unavailable"), "reason": error.reason}, 503)
+            return self._away(error.reason)
         except ReplyError as error:  # it is loading its data, or is full
-            return Answer(
-                {**self._health("unavailable"), "reason": f"it answers {str(error).split(maxsplit=1)[0]}"}, 503
-            )
+            return self._away(f"it answers {str(error).split(maxsplit=1)[0]}")
         return Answer(self._health("healthy"))
+
+    def _away(self, reason: str) -> Answer:
+        status, code = ("degraded", 200) if self._is_open else ("unavailable", 503)
+        return Answer({**self._health(status), "reason": reason}, code)
 
     def _health(self, status: str) -> Health:
         return {"status": status, "version": self._version, "litellm_version": self._version}

@@ -1,10 +1,11 @@
-"""The command line: `llmweir serve`, `demo`, `model`; `user` and `key` talk to a running server."""
+"""The command line: `llmweir serve`, `check`, `demo`, `model`; `user` and `key` talk to a running server."""
 
 from __future__ import annotations
 
 import click
 
 from llmweir import __version__
+from llmweir.cli.check import check
 from llmweir.cli.demo import demo
 from llmweir.cli.importing import importing
 from llmweir.cli.keys import key
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(check)
 main.add_command(demo)
 main.add_command(model)
 main.add_command(user)

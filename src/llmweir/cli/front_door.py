@@ -1,18 +1,53 @@
-"""uvicorn's HTTP protocol with an end to slow and endless request heads; bodies are bounded further in."""
+"""uvicorn's HTTP protocol with bounds on what a connection may send; bodies are bounded further in."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from asyncio import TimerHandle
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 31\r\n"
+    b"connection: close\r\n\r\nInvalid HTTP request received.\n"
+)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_MOST_HEADERS: Final = 256
+_MOST_PIPELINED: Final = 16
+_LARGEST_READ_BYTES: Final = 256 * 1024
+_HIGH_WATER_BYTES: Final = 64 * 1024
+_KNOCKS_S: Final = (0.05, 0.5, 2.0)
+"""Some clients take no more than five interim answers."""
 _H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
+
+
+class _RefusedError(Exception):
+    """Ends the parsing of a request that is refused."""
+
+
+class _NoTrailers(list[tuple[bytes, bytes]]):
+    """Where the headers behind a chunked body go: nowhere, since they are not to be taken for those before it."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """Drops a header."""
+
+
+_NO_TRAILERS: Final = _NoTrailers()
+
+
+class _Deaf:
+    """Stands in for the parser of a connection from which nothing is read any more."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Drops what came."""
+
+
+_DEAF: Final = _Deaf()
 
 
 class FrontDoorConfig(uvicorn.Config):
@@ -27,8 +62,10 @@ class FrontDoorConfig(uvicorn.Config):
 class FrontDoor(HttpToolsProtocol):
     """A connection whose request heads are bounded in bytes and time, see `FrontDoorConfig`.
 
-    A head too large is answered 431, one too slow 408, and the connection is closed; so is one that never says a word,
-    and one that goes on with a body whose request was answered already.
+    A head too large, in bytes or in headers, is answered 431, one too slow 408, and the connection is closed; so is one
+    that never says a word, one that goes on with a body whose request was answered already, one that sends a chunked
+    body's frame without its content, and one that asks for many answers while it reads none. A client that ends its own
+    side only still gets its answer.
     """
 
     def __init__(self, config: FrontDoorConfig, *rest: Any, **named: Any) -> None:
@@ -38,6 +75,9 @@ class FrontDoor(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
+        self._frame_bytes = 0
+        self._refusal = _BAD_REQUEST
+        self._unanswered: tuple[RequestResponseCycle, ...] = ()
         self._patience: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
@@ -46,9 +86,34 @@ class FrontDoor(HttpToolsProtocol):
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Stops the clocks, and tells all requests under way; uvicorn tells only the one that came last."""
         self._stop_clock()
+        self._unset_keepalive_if_required()
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # to return nothing is to return False
+        """Keeps a connection whose client has ended its side after a request, in the hope that it waits for the answer.
+
+        A client that is gone looks the same, until something is sent to it: it is knocked at. Once the answer has
+        begun, it is gone.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        is_asking = cycle is not None and not self._in_head and not self._in_body and not self.pipeline
+        if not is_asking or self.cycle.response_started or self.cycle.scope["http_version"] != "1.1":
+            return False
+        self._knock(_KNOCKS_S)
+        return True
+
+    def _knock(self, pauses_s: tuple[float, ...]) -> None:
+        """Sends interim answers: the first makes the system of a client that is gone say so, the next one finds out."""
+        if not self.cycle.response_started and not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
+            if pauses_s:
+                self.loop.call_later(pauses_s[0], self._knock, pauses_s[1:])
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; what it leaves of a head unfinished is counted and timed."""
@@ -64,8 +129,12 @@ class FrontDoor(HttpToolsProtocol):
                 self._refuse(_TOO_LARGE)
             else:
                 self._start_clock()
-        elif self._in_body and self.cycle.response_complete:
-            self._start_clock()
+        elif self._in_body:
+            if self.cycle.response_complete:
+                self._start_clock()
+            self._frame_bytes += len(data)
+            if self._frame_bytes > self._max_head_bytes:
+                self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -75,10 +144,28 @@ class FrontDoor(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is complete."""
-        self._in_head, self._in_body = False, True
+        if len(self.headers) > _MOST_HEADERS:
+            self._refusal = _TOO_LARGE
+            raise _RefusedError
+        self._in_head, self._in_body, self._frame_bytes = False, True, 0
         if self._patience is not None:
             self._stop_clock()
+        before: RequestResponseCycle = self.cycle
         super().on_headers_complete()
+        self.headers = _NO_TRAILERS
+        if self.pipeline:
+            self._queue_behind(before)
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a piece of a body, as uvicorn does; what comes between the pieces is counted from here."""
+        self._frame_bytes = -_LARGEST_READ_BYTES  # more than may follow it in the same read
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > _HIGH_WATER_BYTES:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """A body is complete."""
@@ -86,6 +173,17 @@ class FrontDoor(HttpToolsProtocol):
         if self._patience is not None:
             self._stop_clock()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the message is ours
+        """Refuses what cannot be parsed, or was not to be parsed any further."""
+        self._refuse(self._refusal)
+
+    def _queue_behind(self, before: RequestResponseCycle) -> None:
+        """Notes a request that is under way while the next one is here already; too many at once are cut off."""
+        running = [cycle for cycle in self._unanswered if not cycle.response_complete]
+        self._unanswered = (*running, before)
+        if len(self.pipeline) > _MOST_PIPELINED:
+            raise _RefusedError
 
     def _start_clock(self) -> None:
         if self._patience is None:
@@ -101,9 +199,23 @@ class FrontDoor(HttpToolsProtocol):
         self._refuse(_TOO_SLOW if self._in_head and self._head_bytes else b"")
 
     def _refuse(self, answer: bytes) -> None:
-        # An answer that is still on its way to a pipelining client must not get this one in its middle.
+        """Answers what is being received, if that cannot get into another answer's way, and closes.
+
+        - Nothing is under way: it is answered.
+        - Its own request is under way, in the middle of its body: answered, unless an answer has begun.
+        - An earlier request is under way: that one is answered, nothing is read any more, and its answer is the last.
+        """
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its annotation says
-        if answer and (cycle is None or cycle.response_complete):
+        if cycle is not None and not cycle.response_complete:
+            if not self._in_body and not self.pipeline:
+                cycle.keep_alive = False
+                self.parser = _DEAF  # type: ignore[assignment]  # it is only fed from here on
+                return
+            if cycle.response_started or self.pipeline:
+                answer = b""
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if answer:
             self.transport.write(answer)
         self.transport.close()
 

@@ -8,13 +8,13 @@ import logging.config
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import click
 import uvicorn
@@ -26,6 +26,7 @@ from llmweir.cli.front_door import FrontDoorConfig
 from llmweir.cli.logs import log_config
 from llmweir.cli.sockets import bind
 from llmweir.engine.embedded import EmbeddedValkey
+from llmweir.engine.redis_url import read_redis_url
 from llmweir.errors import InvalidValueError, StoreUnavailableError
 from llmweir.settings import ENV_PREFIX, Settings, describe_settings
 from llmweir.wiring import Weir, front
@@ -40,7 +41,8 @@ class SettingsError(click.ClickException):
     exit_code = 2
 
 
-def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command every setting as a flag; it is called with a text, or None, for each."""
     for setting in reversed(describe_settings()):
         text = setting.description
         if setting.default is not None:
@@ -59,7 +61,7 @@ def _as_given(default: JsonValue) -> str:
 @click.command(
     context_settings={"max_content_width": 110}, short_help="Stand in front of a gateway or provider: enforce limits."
 )
-@_with_setting_flags
+@with_setting_flags
 def serve(**flags: str | None) -> None:
     """Stand in front of an LLM gateway or provider and hold its callers to their limits.
 
@@ -79,6 +81,7 @@ def serve(**flags: str | None) -> None:
 
 def app() -> Weir:
     """The app of one worker process, from its environment."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # uvicorn takes signals by now
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -90,15 +93,17 @@ class Workers(Multiprocess):
 
     was_asked_to_end = False
 
-    def handle_int(self) -> None:
-        """Ends on Ctrl-C."""
-        self.was_asked_to_end = True
-        super().handle_int()
+    def init_processes(self) -> None:
+        """Starts the workers; from now on a signal ends this process at once, whatever it waits for."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._asked_to_end)
+        with _without_ctrl_c():
+            super().init_processes()
 
-    def handle_term(self) -> None:
-        """Ends on SIGTERM."""
+    def _asked_to_end(self, *_: object) -> None:
+        # uvicorn would only look at it after its next round, and might take workers that end for dead ones.
         self.was_asked_to_end = True
-        super().handle_term()
+        self.should_exit.set()
 
     def keep_subprocess_alive(self) -> None:
         """Replaces workers that have died."""
@@ -134,7 +139,7 @@ def _bundled_valkey(settings: Settings) -> contextlib.AbstractContextManager[obj
     if settings.redis_url is not None:
         return contextlib.nullcontext()
     try:
-        return EmbeddedValkey.start(settings.data_dir)
+        return EmbeddedValkey.start(settings.data_dir, fsync=settings.fsync)
     except StoreUnavailableError as error:
         raise click.ClickException(str(error)) from error
 
@@ -143,8 +148,7 @@ def _log_start(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     store = f"valkey:{settings.data_dir.resolve()}"
     if settings.redis_url is not None:
-        parts = urlsplit(settings.redis_url.get_secret_value())
-        store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or parts.path}"
+        store = read_redis_url(settings.redis_url.get_secret_value()).where
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _log.info(
         "listening url=%s upstream=%s store=%s workers=%d version=%s",
@@ -189,6 +193,17 @@ def _run(config: FrontDoorConfig, listener: socket.socket) -> None:
     if not has_served:
         raise click.exceptions.Exit(1)
     _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Holds a SIGINT back; workers that start meanwhile take it once they can (`app`), not as a KeyboardInterrupt."""
+    multiprocessing.resource_tracker.ensure_running()  # else the first start does that, and lets signals in again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _end(*_: object) -> NoReturn:

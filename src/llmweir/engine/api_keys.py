@@ -135,6 +135,10 @@ class ApiKeys:
         await asyncio.gather(*map(self._forget, records))
         await asyncio.gather(*(self._let_go(record) for record in records))
 
+    async def file_again(self, key_hashes: Sequence[str]) -> None:
+        """Files keys in the directory as their users' records are, for what it has lost or never had."""
+        await self._directory.file_again(key_hashes)
+
     async def page(self, query: KeyQuery) -> KeyPage:
         """Reads a page of the keys that a query finds, the newest first, and how many it finds in all."""
         if query.user_id is not None or query.key_alias is not None:

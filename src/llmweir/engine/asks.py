@@ -45,6 +45,26 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cancelled: bool = False
 
 
+class KeptSettlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A settlement that Redis has not answered for, as the outbox keeps it: all that it takes to settle it on its own.
+
+    `at_ms` is when the request was admitted, in ms since 1970 UTC by the worker's clock, 0 = not known. `may_be_done`:
+    it was sent, and Redis may have carried it out; where no lease is left of it, it is not charged anew.
+    """
+
+    request_id: str
+    user_id: str
+    key_hash: str = ""
+    model: str = ""
+    at_ms: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanos: int = 0
+    failed: bool = False
+    cancelled: bool = False
+    may_be_done: bool = False
+
+
 class SoftBudgetCrossed(msgspec.Struct, frozen=True):
     """A settlement took a user's spend over the soft budget, for the first time in the period."""
 

@@ -21,7 +21,7 @@ import msgspec
 from llmweir.engine import scripts
 from llmweir.engine.claims import WRITING_MS
 from llmweir.engine.keys import CatalogueKeys
-from llmweir.engine.link import Link, Reply, ReplyError
+from llmweir.engine.link import AnyLink, Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 CHUNK = 1_000
@@ -50,7 +50,7 @@ class Catalogue:
 
     def __init__(
         self,
-        link: Link,
+        link: AnyLink,
         keys: CatalogueKeys,
         truth: Callable[[Sequence[str]], Awaitable[list[Lines]]],
         *,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
 from llmweir.engine import scripts
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 
 WRITING_MS = 10_000
 """How long a writer may take from its claim to its record; what is not there by then was left by a crash."""
@@ -27,7 +27,7 @@ _CLAIM = re.compile(rb"\d+ \d+ [0-9a-f]+ (.*)", re.DOTALL)
 class Claims:
     """The claims of one store; `clock` gives the time in ms instead of the server's clock (for tests)."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, link: AnyLink, *, clock: Callable[[], int] | None = None) -> None:
         self._link = link
         self._clock = clock
         self._claim = scripts.load("claim")

@@ -1,37 +1,57 @@
-"""Settlements on their way to Redis: sent at once, kept and sent again until Redis has answered for them.
+"""Settlements on their way to Redis: sent at once; those that Redis does not answer for go to the outbox.
 
-Nothing that was used may be lost, and sending a settlement twice changes nothing, so whatever goes wrong the answer is
-the same: keep it, and try again when Redis is back.
+Nothing that was used may be lost, and nothing charged twice. A settlement that is sent finds the lease of its request
+and removes it: that makes it happen once. One that comes from the outbox, or finds no lease where there must be one,
+leaves its id behind instead (`replay.lua`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import time
 from collections.abc import Callable, Generator
+from typing import NamedTuple
+
+import hiredis
 
 from llmweir.engine import keys, scripts
-from llmweir.engine.asks import Settlement, SoftBudgetCrossed
-from llmweir.engine.link import Link, Reply
+from llmweir.engine.asks import Ask, KeptSettlement, Settlement, SoftBudgetCrossed
+from llmweir.engine.link import AnyLink, Argument, Reply
 from llmweir.engine.packing import Blank, template
+from llmweir.engine.replays import TOMBSTONE_LIFE_MS, Replays
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
 
 _log = logging.getLogger("llmweir.store")
 _MOST_TEMPLATES = 20_000
+_SETTLED: Reply = [1]
+_NOTHING_TO_SETTLE: Reply = [0]
+
+
+class Admission(NamedTuple):
+    """What a worker remembers of a request in flight; `is_let_through`: Redis was away, so it has no lease of it."""
+
+    ask: Ask
+    admitted_s: float
+    is_let_through: bool = False
 
 
 class Delivery:
-    """One settlement on its way; the link hands it the reply. Awaiting it gives the reply, which nobody has to."""
+    """One settlement on its way; the link hands it the reply. Awaiting it gives the reply, which nobody has to.
 
-    __slots__ = ("_deliveries", "_over", "_waiter", "settlement")
+    `may_be_done`: Redis may have carried it out, though it has not said so.
+    """
 
-    def __init__(self, deliveries: Deliveries, settlement: Settlement) -> None:
+    __slots__ = ("_deliveries", "_over", "_waiter", "admission", "may_be_done", "settlement")
+
+    def __init__(self, deliveries: Deliveries, settlement: Settlement, admission: Admission | None) -> None:
         self._deliveries = deliveries
         self._over: Reply | BaseException = None
         self._waiter: asyncio.Future[Reply] | None = None
         self.settlement = settlement
+        self.admission = admission
+        self.may_be_done = False
 
     def done(self) -> bool:
         """Whether there is a reply or an error."""
@@ -40,14 +60,14 @@ class Delivery:
     def set_result(self, reply: Reply) -> None:
         """Takes the reply."""
         self._over = reply
-        self._deliveries.answered(self.settlement, reply)
+        self._deliveries.answered(self, reply)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(reply)
 
     def set_exception(self, error: BaseException) -> None:
-        """Takes an error: the settlement is kept, to be sent again."""
+        """Takes an error: the settlement is kept."""
         self._over = error
-        self._deliveries.not_delivered(self.settlement, error)
+        self._deliveries.not_delivered(self, error)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
 
@@ -60,56 +80,84 @@ class Delivery:
             self._waiter = asyncio.get_running_loop().create_future()
         return (yield from self._waiter)
 
+    def kept(self) -> KeptSettlement:
+        """The settlement as the outbox keeps it."""
+        settlement, admission = self.settlement, self.admission
+        at_ms = 0
+        if admission is not None:
+            at_ms = int((time.time() - (time.monotonic() - admission.admitted_s)) * 1000)
+        return KeptSettlement(
+            request_id=settlement.request_id,
+            user_id=settlement.user_id,
+            key_hash=admission.ask.key_hash if admission is not None else "",
+            model=admission.ask.target if admission is not None else "",
+            at_ms=at_ms,
+            input_tokens=settlement.input_tokens,
+            output_tokens=settlement.output_tokens,
+            cost_nanos=settlement.cost_nanos,
+            failed=settlement.failed,
+            cancelled=settlement.cancelled,
+            may_be_done=self.may_be_done,
+        )
+
 
 class Deliveries:
-    """Sends the settlements of one worker, and keeps those that Redis has not answered for."""
+    """Sends the settlements of one worker; what Redis does not answer for goes to `replays`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: AnyLink, replays: Replays, now_argument: Callable[[], Argument]) -> None:
         self.on_soft_budget: Callable[[SoftBudgetCrossed], None] | None = None
         self._link = link
-        self._script = scripts.load("settle")
-        self._templates: Remembered[tuple[str, bool, bool], bytes] = Remembered(_MOST_TEMPLATES)
-        self._kept: deque[Settlement] = deque()
+        self._replays = replays
+        self._now_argument = now_argument
+        self._settle = scripts.load("settle")
+        self._cancel = scripts.load("cancel")
+        self._templates: Remembered[tuple[str, bool], bytes] = Remembered(_MOST_TEMPLATES)
         self._on_the_way = 0
         self._none_on_the_way: asyncio.Future[None] | None = None
 
-    def send(self, settlement: Settlement) -> Delivery:
-        """Sends a settlement at the end of this event-loop turn."""
-        delivery = Delivery(self, settlement)
+    def send(self, settlement: Settlement, admission: Admission | None) -> Delivery:
+        """Sends a settlement at the end of this event-loop turn.
+
+        `admission` is what is known of its request: None where that was settled before, or never was admitted.
+        """
+        delivery = Delivery(self, settlement, admission)
         self._on_the_way += 1
-        self._link.post(self._pack(settlement), delivery)
+        if admission is not None and admission.is_let_through:
+            self._replay(delivery)
+        else:
+            self._link.post(self._pack(settlement), delivery)
         return delivery
 
-    def send_again(self) -> None:
-        """Sends all that was kept."""
-        kept, self._kept = self._kept, deque()
-        for settlement in kept:
-            self.send(settlement)
-
-    def answered(self, settlement: Settlement, reply: Reply) -> None:
-        """Takes note of a reply, which may say that a soft budget was crossed."""
+    def answered(self, delivery: Delivery, reply: Reply) -> None:
+        """Takes note of a reply; of a lease that should be there and is not, and of a soft budget that was crossed."""
         self._on_the_way -= 1
         if self._none_on_the_way is not None:
             self._tell_idle()
-        if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
+        if reply == _SETTLED:
+            return
+        if reply == _NOTHING_TO_SETTLE:
+            if delivery.admission is not None and not delivery.settlement.cancelled:
+                _log.warning("lease_lost request_id=%s", delivery.settlement.request_id)
+                self._replays.keep(delivery.kept())
+        elif isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
             _, spend_nanos, soft_budget_nanos = reply
-            self.on_soft_budget(SoftBudgetCrossed(settlement.user_id, _int(spend_nanos), _int(soft_budget_nanos)))
+            user_id = delivery.settlement.user_id
+            self.on_soft_budget(SoftBudgetCrossed(user_id, _int(spend_nanos), _int(soft_budget_nanos)))
 
-    def not_delivered(self, settlement: Settlement, error: BaseException) -> None:
-        """Keeps a settlement; a script cache that was flushed is filled first, and then it is sent again at once."""
-        self._kept.append(settlement)
+    def not_delivered(self, delivery: Delivery, error: BaseException) -> None:
+        """Keeps a settlement; a script cache that was flushed is filled again."""
         self._on_the_way -= 1
         if self._none_on_the_way is not None:
             self._tell_idle()
-        if str(error).startswith("NOSCRIPT"):
-            self._link.call(b"SCRIPT", b"LOAD", self._script.source).add_done_callback(self._script_loaded)
-        elif not isinstance(error, StoreUnavailableError):
+        if isinstance(error, StoreUnavailableError):
+            delivery.may_be_done = error.may_be_done or delivery.admission is None
+        elif str(error).startswith("NOSCRIPT"):
+            script = self._cancel if delivery.settlement.cancelled else self._settle
+            self._link.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
+        else:
             _log.error("settlement_refused error=%r", str(error))
-
-    @property
-    def kept(self) -> int:
-        """The number of settlements that wait to be sent again."""
-        return len(self._kept)
+            delivery.may_be_done = True
+        self._replays.keep(delivery.kept())
 
     async def idle(self) -> None:
         """Waits until every settlement that was sent is answered, or kept."""
@@ -122,24 +170,38 @@ class Deliveries:
             self._none_on_the_way.set_result(None)
             self._none_on_the_way = None
 
-    def _script_loaded(self, loaded: asyncio.Future[Reply]) -> None:
-        if not loaded.cancelled() and loaded.exception() is None:
-            self.send_again()
+    def _replay(self, delivery: Delivery) -> None:
+        self._replays.keep(delivery.kept())
+        delivery.set_result(_SETTLED)
 
     def _pack(self, settlement: Settlement) -> bytes:
-        constant = (settlement.user_id, settlement.failed, settlement.cancelled)
+        if settlement.cancelled:
+            return self._pack_cancel(settlement)
+        constant = (settlement.user_id, settlement.failed)
         packed = self._templates.get(constant)
         if packed is None:
             user = keys.user_keys(settlement.user_id)
             packed = self._templates[constant] = template(
-                *(b"EVALSHA", self._script.sha, 2, user.record, user.leases, Blank.TEXT),
-                *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, int(settlement.failed), int(settlement.cancelled)),
+                *(b"EVALSHA", self._settle.sha, 2, user.record, user.leases, Blank.TEXT),
+                *(Blank.NUMBER, Blank.NUMBER, Blank.NUMBER, int(settlement.failed)),
             )
         request_id = settlement.request_id.encode()
         used = (settlement.input_tokens, settlement.output_tokens, settlement.cost_nanos)
         return packed % (len(request_id), request_id, *used)
 
+    def _pack_cancel(self, settlement: Settlement) -> bytes:
+        user = keys.user_keys(settlement.user_id)
+        arguments = (settlement.request_id, self._now_argument(), TOMBSTONE_LIFE_MS)
+        packed: bytes = hiredis.pack_command((b"EVALSHA", self._cancel.sha, 2, user.record, user.leases, *arguments))  # type: ignore[arg-type]  # its stub means one item
+        return packed
+
 
 def _int(reply: Reply) -> int:
     assert isinstance(reply, (int, bytes))  # noqa: S101 (the script's header says so)
     return int(reply)
+
+
+def _ignore(loaded: asyncio.Future[Reply]) -> None:
+    """Takes note of an error, so that nobody is told that nobody did."""
+    if not loaded.cancelled():
+        loaded.exception()

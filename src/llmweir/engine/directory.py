@@ -16,7 +16,7 @@ import msgspec
 
 from llmweir.engine import keys
 from llmweir.engine.catalogue import CHUNK, Catalogue, Lines, Order
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 from llmweir.record_fields import UserRole
 
 SortField: TypeAlias = Literal["created_at", "user_id", "user_email", "user_alias", "user_role", "spend"]
@@ -67,7 +67,7 @@ class Directory:
 
     def __init__(
         self,
-        link: Link,
+        link: AnyLink,
         entries: Callable[[Sequence[str]], Awaitable[list[UserEntry | None]]],
         spends: Callable[[Sequence[str]], Awaitable[list[int]]],
         *,

@@ -37,7 +37,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import quote
 
 from llmweir.engine.embedded_folder import ValkeyFolder, lock, pause, try_lock
@@ -46,18 +46,23 @@ from llmweir.errors import StoreUnavailableError
 START_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 20.0
 
+Fsync = Literal["everysec", "always"]
+
 
 class EmbeddedValkey:
     """A share in the bundled Valkey of a data folder; the server runs for as long as anybody holds one."""
 
-    def __init__(self, folder: ValkeyFolder, users_fd: int) -> None:
+    def __init__(self, folder: ValkeyFolder, users_fd: int, fsync: Fsync) -> None:
         self._folder = folder
+        self._fsync = fsync
         self._users_fd: int | None = users_fd
         self.url = f"unix://{quote(str(folder.reachable_socket()))}"
 
     @classmethod
-    def start(cls, data_dir: Path, *, timeout_s: float = START_TIMEOUT_S) -> EmbeddedValkey:
+    def start(cls, data_dir: Path, *, fsync: Fsync = "everysec", timeout_s: float = START_TIMEOUT_S) -> EmbeddedValkey:
         """Join the server of `data_dir`, starting it if need be; blocks until it answers.
+
+        With `fsync` "always" its append-only file is on the disk before it answers. Who starts the server decides.
 
         Raises StoreUnavailableError if there is no Valkey for this platform, the folder cannot be written, or the
         server does not answer in time.
@@ -68,7 +73,7 @@ class EmbeddedValkey:
             users_fd = folder.open_lock("users")
             try:
                 lock(users_fd, fcntl.LOCK_SH, time.monotonic() + timeout_s)
-                valkey = cls(folder, users_fd)
+                valkey = cls(folder, users_fd, fsync)
                 valkey.ensure_running(timeout_s=timeout_s)
             except BaseException:
                 os.close(users_fd)
@@ -87,7 +92,7 @@ class EmbeddedValkey:
                 if not self._folder.has_keeper():
                     if launched:
                         raise ChildProcessError(f"its keeper ended; the log ends: {self._folder.log_tail()}")
-                    _launch_keeper(self._folder.path)
+                    _launch_keeper(self._folder.path, self._fsync)
                     launched = True
                 pause(deadline, f"no answer in {timeout_s:g} s; the log ends: {self._folder.log_tail()}")
 
@@ -120,11 +125,11 @@ def _await_end(folder: ValkeyFolder, deadline: float) -> None:
         os.close(keeper_fd)
 
 
-def _launch_keeper(path: Path) -> None:
+def _launch_keeper(path: Path, fsync: Fsync) -> None:
     # The keeper finds its modules where this process does, and none in the folder it works in.
     module_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     launch = subprocess.run(  # noqa: S603 - our own module, no shell
-        [sys.executable, "-m", "llmweir.engine.embedded_keeper", str(path)],
+        [sys.executable, "-m", "llmweir.engine.embedded_keeper", str(path), fsync],
         cwd=path,
         env={**os.environ, "PYTHONPATH": module_path, "PYTHONSAFEPATH": "1"},
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,6 @@
-"""The keeper: the process that runs the bundled Valkey of one data folder, the one argument of this module.
+"""The keeper: the process that runs the bundled Valkey of one data folder, the first argument of this module.
+
+The second says when the disk must have what it writes: `everysec` or `always`.
 
 Its part in the story of the locks is told in `embedded`.
 """
@@ -25,7 +27,6 @@ RETRY_S = 1.0
 # An account is a line of about 70 characters: with the default of 64 its hash would take twice the memory.
 CONFIG = {
     "appendonly": "yes",
-    "appendfsync": "everysec",
     "save": "",
     "maxmemory-policy": "noeviction",
     "hash-max-listpack-value": "128",
@@ -34,14 +35,16 @@ CONFIG = {
 log = logging.getLogger("llmweir.keeper")
 
 
-def main(folder: ValkeyFolder) -> None:
+def main(folder: ValkeyFolder, fsync: str) -> None:
     """Claim the folder's files, then detach: the launching process ends with 0, its child is the keeper.
 
     What goes wrong before that is the launcher's traceback; what goes wrong later stands in the log.
     """
     os.umask(0o077)
     os.chdir(folder.path)
-    server = ValkeyServer(port=0, data_dir=folder.path, persist=True, unix_socket_path=SOCKET, config=CONFIG)
+    server = ValkeyServer(
+        port=0, data_dir=folder.path, persist=True, unix_socket_path=SOCKET, config={**CONFIG, "appendfsync": fsync}
+    )
     server.data_dir = Path()  # the config file has no quotes: a space in an absolute path would break it
     keeper_fd = folder.open_lock("keeper")
     lock(keeper_fd, fcntl.LOCK_EX, time.monotonic() + ORPHAN_TIMEOUT_S)
@@ -105,4 +108,4 @@ def _stop(server: ValkeyServer) -> None:
 
 
 if __name__ == "__main__":
-    main(ValkeyFolder(Path(sys.argv[1])))
+    main(ValkeyFolder(Path(sys.argv[1])), sys.argv[2])

@@ -16,7 +16,7 @@ import secrets
 import msgspec
 
 from llmweir.engine import keys
-from llmweir.engine.link import Link, ReplyError
+from llmweir.engine.link import AnyLink, ReplyError
 from llmweir.engine.users import User, Users
 from llmweir.errors import NotFoundError, StoreUnavailableError
 from llmweir.record_fields import caseless_email
@@ -30,7 +30,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 class Invitations:
     """The invitations of one store; each lives for `life_ms`."""
 
-    def __init__(self, link: Link, users: Users, *, life_ms: int = LIFE_MS) -> None:
+    def __init__(self, link: AnyLink, users: Users, *, life_ms: int = LIFE_MS) -> None:
         self._link = link
         self._users = users
         self._life_ms = life_ms

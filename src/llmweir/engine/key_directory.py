@@ -9,7 +9,7 @@ import msgspec
 
 from llmweir.engine import keys
 from llmweir.engine.catalogue import Catalogue, Lines, Order
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class KeyDirectory:
 
     def __init__(
         self,
-        link: Link,
+        link: AnyLink,
         entries: Callable[[Sequence[str]], Awaitable[list[KeyEntry | None]]],
         *,
         clock: Callable[[], int] | None = None,

@@ -1,79 +1,150 @@
 """The batched connection to Redis: commands of one event-loop turn leave in one write, replies are matched in order.
 
-redis-py does what it does well (URLs, TLS, auth, Sentinel, the handshake, retries on connect); once its connection
-stands, this module talks over its transport directly, because a command through redis-py's own client costs ten times
-the CPU. Nobody ever waits for a connection: all callers share one.
+redis-py does what it does well (TLS, auth, Sentinel, the handshake); once its connection stands, `Wire` talks over its
+transport directly, because a command through redis-py's own client costs ten times the CPU. Nobody ever waits for a
+connection: all callers share one.
 
-When Redis does not answer within the deadline, or the connection breaks, the circuit opens: every call fails at once
-until a probe gets through again, at most a second apart.
+When Redis does not answer within the deadline, the connection breaks, or the server turns out not to take writes, the
+circuit opens: every call fails at once until a probe gets through again, at most a second apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable
-from itertools import repeat
-from typing import Protocol, TypeAlias, cast
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias, cast
 
 import hiredis
-import redis.asyncio as redis_asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from llmweir.engine import dial
+from llmweir.engine.dial import Dial
+from llmweir.engine.redis_url import RedisTarget, read_redis_url
 from llmweir.engine.scripts import Script
+from llmweir.engine.wire import LONGEST_PROBE_WAIT_S, Receiver, Reply, ReplyError, Wire
 from llmweir.errors import InvalidValueError, StoreUnavailableError
 
-Reply: TypeAlias = "bytes | int | list[Reply] | None"
+__all__ = ["AnyLink", "Argument", "Link", "Receiver", "Reply", "ReplyError"]
+
 Argument: TypeAlias = "bytes | str | int"
 
 _log = logging.getLogger("llmweir.link")
-_NOT_ENOUGH_DATA = object()
-_LONGEST_PROBE_WAIT_S = 1.0
+_SHORTEST_PROBE_WAIT_S = 0.05
+
+AWAY: Final[Mapping[str, str]] = {
+    "READONLY": dial.READ_ONLY,
+    "LOADING": dial.LOADING,
+    "MASTERDOWN": dial.NO_MASTER,
+}
+"""Answers of a server that cannot serve at all just now, and what the circuit says of it."""
+
+_MISPLACED: Mapping[str, str] = {
+    "CLUSTERDOWN": "its cluster is down",
+    "MOVED": "it is one node of a cluster, which redis_url should name as redis+cluster://",
+    "ASK": "it is one node of a cluster, which redis_url should name as redis+cluster://",
+}
+_OF_SCRIPT = "ERR Error running script"
 
 
-class Receiver(Protocol):
-    """Whoever waits for a reply; a future is one."""
-
-    def done(self) -> bool:
-        """Whether it has had its reply, or an error instead."""
-
-    def set_result(self, reply: Reply, /) -> None:
-        """Take the reply."""
-
-    def set_exception(self, error: BaseException, /) -> None:
-        """Take an error."""
+def code_of(error: ReplyError) -> str:
+    """The first word of an error of Redis; up to Redis 6.2 a script's error has it inside another."""
+    text = str(error)
+    if text.startswith(_OF_SCRIPT):
+        inner = re.search(r": -([A-Z]+) ", text)
+        return inner[1] if inner is not None else "ERR"
+    return text.partition(" ")[0]
 
 
-class ReplyError(Exception):
-    """Redis answered a command with an error; the message is Redis' own."""
+class AnyLink(ABC):
+    """A way to Redis that all callers share: `Link`, one connection, or `ClusterLink`, one for each master.
 
-
-class Link:
-    """One multiplexed connection to the Redis at `url`; raises InvalidValueError for a URL that cannot be read.
-
-    `timeout_ms` is the deadline of every call, `max_pending` the number of calls that may wait for replies; one more
-    is refused at once. `on_up` is called each time a connection stands.
+    `on_up` is called each time a connection stands.
     """
 
-    def __init__(self, url: str, *, timeout_ms: int = 500, max_pending: int = 20_000) -> None:
+    def __init__(self) -> None:
+        self.on_up: Callable[[], None] | None = None
+
+    @property
+    @abstractmethod
+    def is_up(self) -> bool:
+        """Whether everything stands and answers in time."""
+
+    @property
+    @abstractmethod
+    def is_down(self) -> bool:
+        """Whether every call fails at once and never leaves."""
+
+    @abstractmethod
+    def post(self, packed: bytes, receiver: Receiver) -> None:
+        """Sends a packed command whose reply, or error, `receiver` is handed as soon as it is here."""
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """Waits until Redis answers; raises StoreUnavailableError when it does not in time."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Closes all connections; whatever waits fails."""
+
+    def call(self, *command: Argument) -> asyncio.Future[Reply]:
+        """Sends a command and returns the future of its reply; it fails with StoreUnavailableError or ReplyError."""
+        return self.send(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
+
+    def send(self, packed: bytes) -> asyncio.Future[Reply]:
+        """Sends a command that is packed for the wire already, as `call` does."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.post(packed, future)
+        return future
+
+    async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
+        """Runs a script, and heals a script cache that was flushed."""
+        packed = hiredis.pack_command((b"EVALSHA", script.sha, keys, *keys_and_arguments))  # type: ignore[arg-type]  # as above
+        return await self.run_packed(script, packed)
+
+    async def run_packed(self, script: Script, packed: bytes) -> Reply:
+        """Runs a script whose call is packed already, and heals a script cache that was flushed."""
         try:
-            self._pool = redis_asyncio.ConnectionPool.from_url(url, protocol=2, driver_info=None)
-            self._pool.make_connection()  # type: ignore[no-untyped-call]  # it does not connect yet, only read options
-        except (TypeError, ValueError) as error:
-            raise InvalidValueError("redis_url is not one that redis-py can read; look at its options.") from error
-        self._connect_timeout_s = max(1.0, timeout_ms / 1000)
+            return await self.send(packed)
+        except ReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        self.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
+        return await self.send(packed)
+
+
+class Link(AnyLink):
+    """One multiplexed connection to a server, or to the master that sentinels name.
+
+    Raises InvalidValueError for a URL that cannot be read, or that names a cluster. `timeout_ms` is the deadline of
+    every call, `max_pending` the number of calls that may wait for replies; one more is refused at once. `on_down` is
+    called when the circuit opens.
+    """
+
+    def __init__(self, url: str | RedisTarget, *, timeout_ms: int = 500, max_pending: int = 20_000) -> None:
+        super().__init__()
+        target = read_redis_url(url) if isinstance(url, str) else url
+        if target.form == "cluster":
+            raise InvalidValueError("a link is to one server; a cluster takes a link for each master.")
+        self.target = target
+        self._dial = Dial(target, max(1.0, timeout_ms / 1000))
+        self._away = AWAY if target.form == "node" else {**AWAY, **_MISPLACED}
         self._timeout_s = timeout_ms / 1000
         self._max_pending = max_pending
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._connected_s = float("-inf")
+        self._probe_wait_s = _SHORTEST_PROBE_WAIT_S
         self._down: StoreUnavailableError | None = None
         self._outgoing: list[bytes] = []
         self._unsent: list[Receiver] = []
         self._room = max_pending
         self._closed = False
-        self.on_up: Callable[[], None] | None = None
+        self.on_down: Callable[[], None] | None = None
 
     @property
     def is_up(self) -> bool:
@@ -84,10 +155,6 @@ class Link:
     def is_down(self) -> bool:
         """Whether the circuit is open: a call fails at once and never leaves."""
         return self._down is not None
-
-    def call(self, *command: Argument) -> asyncio.Future[Reply]:
-        """Sends a command and returns the future of its reply; it fails with StoreUnavailableError or ReplyError."""
-        return self.send(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means one item
 
     def send(self, packed: bytes) -> asyncio.Future[Reply]:
         """Sends a command that is packed for the wire already, as `call` does."""
@@ -116,21 +183,6 @@ class Link:
             return
         unsent.append(receiver)
         self._outgoing.append(packed)
-
-    async def run(self, script: Script, *keys_and_arguments: Argument, keys: int) -> Reply:
-        """Runs a script, and heals a script cache that was flushed."""
-        packed = hiredis.pack_command((b"EVALSHA", script.sha, keys, *keys_and_arguments))  # type: ignore[arg-type]  # as above
-        return await self.run_packed(script, packed)
-
-    async def run_packed(self, script: Script, packed: bytes) -> Reply:
-        """Runs a script whose call is packed already, and heals a script cache that was flushed."""
-        try:
-            return await self.send(packed)
-        except ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        self.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
-        return await self.send(packed)
 
     def _flush(self) -> None:
         """Writes all that was issued in one event-loop turn."""
@@ -164,40 +216,58 @@ class Link:
             self._open_circuit("it cannot be reached in time")
 
     async def _keep_connecting(self) -> None:
-        wait_s = 0.05
+        # A connection that was no good is not a reason to try again at once, and again.
+        if time.monotonic() - self._connected_s < LONGEST_PROBE_WAIT_S:
+            await self._pause()
+        else:
+            self._probe_wait_s = _SHORTEST_PROBE_WAIT_S
         while not self._closed:
             try:
-                await self._open_wire()
+                connection = await self._dial.connect()
             except (RedisError, OSError, TimeoutError) as error:
-                if self._down is None:  # where it is, and why, is for the log alone
+                if self._down is None:  # what it said is for the log alone
                     _log.warning("store_cannot_connect error=%r", f"{type(error).__name__}: {error}")
-                self._open_circuit("it cannot be reached")
-                await asyncio.sleep(wait_s)
-                wait_s = min(_LONGEST_PROBE_WAIT_S, wait_s * 2)
+                self._open_circuit(dial.reason_of(error))
+                await self._pause()
             else:
+                self._take_over(connection)
                 return
 
-    async def _open_wire(self) -> None:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # untyped there
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]  # untyped there
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._probe_wait_s)
+        self._probe_wait_s = min(LONGEST_PROBE_WAIT_S, self._probe_wait_s * 2)
+
+    def _take_over(self, connection: AbstractConnection) -> None:
         # The handshake is done and nothing is under way, so the transport can change hands.
         writer = connection._writer  # noqa: SLF001 (redis-py has no public way to it)
         assert writer is not None  # noqa: S101 (it has just connected)
         transport = cast(asyncio.Transport, writer.transport)
-        wire = _Wire(transport, self._timeout_s, self._stalled, self._lost, connection)
+        wire = Wire(transport, self._timeout_s, self, connection)
         transport.set_protocol(wire)
         self._wire, self._down, self._connecting = wire, None, None
+        self._connected_s = time.monotonic()
         self._flush()
-        _log.info("store_connected")
+        _log.info("store_connected where=%s", self.target.where)
         if self.on_up is not None:
             self.on_up()
 
-    def _stalled(self, stalled: bool) -> None:
+    def refused(self, wire: Wire, error: ReplyError) -> Exception:
+        """Takes note of an error that Redis answered; one that means that it cannot serve ends the connection."""
+        code = code_of(error)
+        reason = self._away.get(code)
+        if reason is None:
+            return error
+        if wire is self._wire and code in AWAY:
+            self._wire = None
+            self._open_circuit(reason)
+            wire.close()
+            self._connect()
+        return StoreUnavailableError(reason)
+
+    def stalled(self, wire: Wire, stalled: bool) -> None:
+        """Opens the circuit when Redis does not answer in time, and closes it when it does again."""
+        if wire is not self._wire:
+            return
         if stalled and self._down is None:
             self._open_circuit("it does not answer in time")
         elif not stalled and self._down is not None and not self._closed:
@@ -206,7 +276,8 @@ class Link:
             if self.on_up is not None:
                 self.on_up()
 
-    def _lost(self, wire: _Wire) -> None:
+    def lost(self, wire: Wire) -> None:
+        """Connects anew when the connection is gone."""
         if wire is not self._wire:
             return
         self._wire = None
@@ -215,99 +286,19 @@ class Link:
             self._connect()
 
     def _open_circuit(self, reason: str) -> None:
-        if self._down is None and not self._closed:
+        is_news = self._down is None and not self._closed
+        if is_news:
             _log.warning("store_unavailable reason=%r", reason)
         self._down = StoreUnavailableError(reason)
         unsent, self._unsent, self._outgoing = self._unsent, [], []
         for future in unsent:
             if not future.done():
                 future.set_exception(self._down)
+        if is_news and self.on_down is not None:
+            self.on_down()
 
 
 def _ignore(future: asyncio.Future[Reply]) -> None:
     """Takes note of an error, so that nobody is told that nobody did."""
     if not future.cancelled():
         future.exception()
-
-
-class _Wire(asyncio.Protocol):
-    """The transport of one connection, and the calls that wait for its replies, oldest first."""
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        timeout_s: float,
-        stalled: Callable[[bool], None],
-        lost: Callable[[_Wire], None],
-        owner: AbstractConnection,
-    ) -> None:
-        self._transport = transport
-        self._owner = owner  # kept alive: it closes the socket when it is collected
-        self._reader = hiredis.Reader(notEnoughData=_NOT_ENOUGH_DATA, replyError=ReplyError)
-        self._timeout_s = timeout_s
-        self._stalled = stalled
-        self._lost = lost
-        self.loop = asyncio.get_running_loop()
-        self._late_since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.waiting: deque[tuple[Receiver, float]] = deque()
-
-    def send(self, packed: bytes, receivers: list[Receiver]) -> None:
-        now = self.loop.time()
-        deadline = now + self._timeout_s
-        self.waiting.extend(zip(receivers, repeat(deadline)))
-        if self._timer is None:
-            self._timer = self.loop.call_at(deadline, self._watch)
-        self._transport.write(packed)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        waiting, gets = self.waiting, self._reader.gets
-        while (reply := gets()) is not _NOT_ENOUGH_DATA:
-            future, _ = waiting.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, ReplyError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-        if self._late_since is not None and not (waiting and waiting[0][0].done()):
-            self._late_since = None
-            self._stalled(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._let_owner_go()
-        self._lost(self)
-        error = StoreUnavailableError("the connection was lost")
-        for future, _ in self.waiting:
-            if not future.done():
-                future.set_exception(error)
-        self.waiting.clear()
-
-    def close(self) -> None:
-        self._transport.abort()
-        self._let_owner_go()
-
-    def _let_owner_go(self) -> None:
-        """Tells redis-py's connection, which does not see that its transport is gone, by its one (private) way."""
-        self._owner._close()  # type: ignore[no-untyped-call]  # noqa: SLF001 (as its docstring says)
-
-    def _watch(self) -> None:
-        """Fails the calls past their deadline; a connection that stays silent for a second more is given up."""
-        now = self.loop.time()
-        self._timer = None
-        for future, deadline in self.waiting:
-            if deadline > now:
-                break
-            if not future.done():
-                future.set_exception(StoreUnavailableError("it does not answer in time"))
-                if self._late_since is None:
-                    self._late_since = now
-                    self._stalled(True)
-        if self._late_since is not None and now - self._late_since >= _LONGEST_PROBE_WAIT_S:
-            self._transport.abort()
-        elif self.waiting:
-            next_deadline = next((due for future, due in self.waiting if not future.done()), now + self._timeout_s)
-            self._timer = self.loop.call_at(max(next_deadline, now + 0.005), self._watch)

@@ -22,9 +22,11 @@ from llmweir.decision import (
 )
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import AliasOf, Ask, Settlement, SoftBudgetCrossed
-from llmweir.engine.deliveries import Deliveries, Delivery
-from llmweir.engine.link import Argument, Link, Reply, ReplyError
+from llmweir.engine.deliveries import Admission, Deliveries, Delivery
+from llmweir.engine.known_callers import KnownCallers
+from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
 from llmweir.engine.packing import Blank, template
+from llmweir.engine.replays import MemoryShelf, Replays, Shelf
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
 
@@ -35,44 +37,54 @@ _MOST_ALIASES = 20_000
 _MOST_TEMPLATES = 20_000
 _LONGEST_REMEMBERED = 256
 _UNKNOWN_KEY_TTL_S = 1.0
+_SHUT_OUT = frozenset(("unknown_user", "unknown_key", "key_expired", "key_blocked", "user_blocked", "role_not_allowed"))
+_EXPIRED_AT_ADMITTED = 5
+_EXPIRED_AT_LIMIT = 9
+"""Where the replies of `admit` say how many leases had ended, if they do."""
 
 
 class Store:
     """Admission, settlement, renewal and identity over one link.
 
-    `clock` gives the time in ms instead of the server's own clock (for tests).
+    `shelf` keeps what Redis has not answered for: without one, memory does. `known_callers` are those that may come in
+    while Redis is away: without it, nobody. `clock` gives the time in ms instead of the
+    server's own clock (for tests).
     """
 
     def __init__(
         self,
-        link: Link,
+        link: AnyLink,
         *,
         lease_ttl_ms: int = 30_000,
         memo_ttl_ms: int = 86_400_000,
+        shelf: Shelf | None = None,
+        known_callers: KnownCallers | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.link = link
         self._lease_ttl_ms = lease_ttl_ms
         self._memo_ttl_ms = memo_ttl_ms
         self._clock = clock
+        self._known_callers = known_callers
         self._key_owners: Remembered[str, str] = Remembered(_MOST_KNOWN_KEYS)
         self._unknown_keys: Remembered[str, float] = Remembered(_MOST_KNOWN_KEYS)
         self._profiles: Remembered[str, tuple[bytes, Caller]] = Remembered(_MOST_PROFILES)  # by key hash, else user id
         self._aliases: Remembered[tuple[str, str, str], str] = Remembered(_MOST_ALIASES)
         self._admissions: Remembered[tuple[str, str, str, str, str, str, bytes], bytes] = Remembered(_MOST_TEMPLATES)
-        self._in_flight: dict[str, tuple[str, float]] = {}
+        self._in_flight: dict[str, Admission] = {}
         self._admit = scripts.load("admit")
         self._authorise = scripts.load("authorise")
         self._renew = scripts.load("renew")
-        self._deliveries = Deliveries(link)
-        link.on_up = self._deliveries.send_again
+        self._replays = Replays(link, shelf or MemoryShelf(), self._now, memo_ttl_ms)
+        self._deliveries = Deliveries(link, self._replays, self._now)
+        self.on_leases_expired: Callable[[int], None] | None = None
+        link.on_up = self._replays.wake
 
     def tell_soft_budgets(self, crossed: Callable[[SoftBudgetCrossed], None]) -> None:
         """Has `crossed` called when a settlement takes a user over the soft budget."""
-        self._deliveries.on_soft_budget = crossed
+        self._deliveries.on_soft_budget = self._replays.on_soft_budget = crossed
 
-    @property
-    def now_argument(self) -> Argument:
+    def _now(self) -> Argument:
         """The time as the scripts take it: empty for the server's own clock."""
         return self._clock() if self._clock is not None else b""
 
@@ -97,6 +109,8 @@ class Store:
             self._key_owners[key_hash] = owner.decode()
             return owner.decode()
         self._key_owners.pop(key_hash, None)
+        if self._known_callers is not None:
+            self._known_callers.lost(key_hash, "")
         self._unknown_keys[key_hash] = now + _UNKNOWN_KEY_TTL_S
         return None
 
@@ -118,26 +132,33 @@ class Store:
         """
         profile = self._profiles.get(ask.key_hash or ask.user_id)
         packed = self._pack_admission(ask, profile[0] if profile is not None else b"")
-        may_leave = not self.link.is_down
         try:
             try:
                 reply = await self.link.send(packed)
-            except ReplyError:
+            except ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
                 reply = await self.link.run_packed(self._admit, packed)
-        except (StoreUnavailableError, asyncio.CancelledError):
+        except (StoreUnavailableError, asyncio.CancelledError) as error:
             # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
-            if may_leave:
+            if not isinstance(error, StoreUnavailableError) or error.may_be_done:
                 self.settle(Settlement(request_id=ask.request_id, user_id=ask.user_id, cancelled=True))
             raise
         assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
         if reply[0] == b"admitted":
-            self._in_flight[ask.request_id] = (ask.user_id, time.monotonic())
+            self._in_flight[ask.request_id] = Admission(ask, time.monotonic())
             known = profile[1] if profile is not None and reply[3] is None else None
             standing = Standing(*cast("list[int]", reply[1]))
             caller = known or self._profile(ask.user_id, ask.key_hash, reply, profile)
+            if len(reply) == _EXPIRED_AT_ADMITTED + 1:
+                self._tell_expired(reply[_EXPIRED_AT_ADMITTED])
             return Admitted(standing, caller, reply[4] == 1)
+        if len(reply) == _EXPIRED_AT_LIMIT + 1:
+            self._tell_expired(reply.pop())
         decision = _refused(reply)
-        if isinstance(decision, AliasOf):
+        if isinstance(decision, CallerRefused):
+            self._note_refused(decision, ask.user_id, ask.key_hash)
+        elif isinstance(decision, AliasOf):
             self._aliases[(ask.user_id, ask.key_hash, ask.model)] = decision.model
         return decision
 
@@ -176,7 +197,7 @@ class Store:
             self._authorise,
             user.record,
             user.doc,
-            self.now_argument,
+            self._now(),
             key_hash,
             int(data_plane),
             version,
@@ -188,7 +209,16 @@ class Store:
             return self._profile(user_id, key_hash, reply, profile)
         refused = _refused(reply)
         assert isinstance(refused, CallerRefused)  # noqa: S101
+        self._note_refused(refused, user_id, key_hash)
         return refused
+
+    def known_caller(self, key_hash: str, user_id: str) -> Caller | None:
+        """Who was let in before by this API key, or, where that is "", by this user id; for when Redis is away."""
+        return self._known_callers.find(key_hash, user_id) if self._known_callers is not None else None
+
+    def _note_refused(self, refused: CallerRefused, user_id: str, key_hash: str) -> None:
+        if self._known_callers is not None and refused.reason in _SHUT_OUT:
+            self._known_callers.lost(key_hash, user_id)
 
     def settle(self, settlement: Settlement) -> Delivery:
         """Sends what a request really used; a second settlement of the same request changes nothing.
@@ -196,24 +226,30 @@ class Store:
         It leaves at the end of this event-loop turn: a task that yields once goes on after it has left. Nobody has to
         await what it returns: a settlement that cannot be delivered is kept, and sent again when Redis answers.
         """
-        self._in_flight.pop(settlement.request_id, None)
-        return self._deliveries.send(settlement)
+        return self._deliveries.send(settlement, self._in_flight.pop(settlement.request_id, None))
+
+    def let_through(self, ask: Ask) -> bool:
+        """Takes note of a request that is let through while Redis is away; False where its settlement has no room."""
+        if not self._replays.has_room:
+            return False
+        self._in_flight[ask.request_id] = Admission(ask, time.monotonic(), is_let_through=True)
+        return True
 
     def send_kept(self) -> None:
-        """Sends the settlements again that Redis has not answered for."""
-        self._deliveries.send_again()
+        """Sends the settlements that Redis has not answered for, if it answers now."""
+        self._replays.wake()
 
     async def renew(self, *, older_than_s: float) -> None:
         """Renews the leases of all requests in flight that were admitted longer ago than `older_than_s`."""
         due = time.monotonic() - older_than_s
         by_user: dict[str, list[str]] = {}
-        for request_id, (user_id, admitted_s) in self._in_flight.items():
-            if admitted_s > due:
+        for request_id, admission in self._in_flight.items():
+            if admission.admitted_s > due:
                 break
-            by_user.setdefault(user_id, []).append(request_id)
+            by_user.setdefault(admission.ask.user_id, []).append(request_id)
         calls = [
             self.link.run(
-                self._renew, keys.user_keys(user_id).leases, self.now_argument, self._lease_ttl_ms, *request_ids, keys=1
+                self._renew, keys.user_keys(user_id).leases, self._now(), self._lease_ttl_ms, *request_ids, keys=1
             )
             for user_id, request_ids in by_user.items()
         ]
@@ -227,7 +263,7 @@ class Store:
     @property
     def settlements_kept(self) -> int:
         """The number of settlements that Redis has not answered for, and that are sent again."""
-        return self._deliveries.kept
+        return self._replays.kept
 
     @property
     def is_busy(self) -> bool:
@@ -235,13 +271,22 @@ class Store:
         return bool(self._in_flight)
 
     async def drain(self) -> None:
-        """Waits until every settlement that was sent is answered, as far as the store answers at all."""
+        """Waits until every settlement that was sent or kept is answered, as far as the store answers at all."""
         await self._deliveries.idle()
+        await self._replays.idle()
+
+    async def aclose(self) -> None:
+        """Stops sending what is kept."""
+        await self._replays.aclose()
 
     async def load_scripts(self) -> None:
         """Puts the scripts of the hot path into the server's cache, so that the first request finds them there."""
-        hot = (self._admit, scripts.load("settle"), self._renew, self._authorise)
+        hot = (self._admit, scripts.load("settle"), scripts.load("cancel"), self._renew, self._authorise)
         await asyncio.gather(*(self.link.call(b"SCRIPT", b"LOAD", script.source) for script in hot))
+
+    def _tell_expired(self, expired: Reply) -> None:
+        if self.on_leases_expired is not None and isinstance(expired, int) and expired:
+            self.on_leases_expired(expired)
 
     def _profile(self, user_id: str, key_hash: str, reply: list[Reply], known: tuple[bytes, Caller] | None) -> Caller:
         version, texts = reply[2], reply[3]
@@ -262,6 +307,8 @@ class Store:
         )
         assert isinstance(version, bytes)  # noqa: S101
         self._profiles[key_hash or user_id] = (version, profile)
+        if self._known_callers is not None:
+            self._known_callers.saw(key_hash, profile)
         return profile
 
 

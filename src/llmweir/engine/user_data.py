@@ -12,7 +12,7 @@ import msgspec
 
 from llmweir.engine import keys, scripts
 from llmweir.engine.flatten import Change
-from llmweir.engine.link import Link, Reply
+from llmweir.engine.link import AnyLink, Reply
 
 _DAYS_A_CALL = 31
 _VERSION_BITS = 32
@@ -65,9 +65,10 @@ class DayRow(msgspec.Struct, frozen=True):
 class UserData:
     """Reads and writes whole users; `clock` gives the time in ms instead of the server's clock (for tests)."""
 
-    def __init__(self, link: Link, *, memo_ttl_ms: int = 86_400_000, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, link: AnyLink, *, memo_ttl_ms: int = 86_400_000, clock: Callable[[], int] | None = None) -> None:
         self.link = link
         self.clock = clock
+        self.on_leases_expired: Callable[[int], None] | None = None
         self._memo_ttl_ms = memo_ttl_ms
         self._read = scripts.load("read")
         self._write = scripts.load("write")
@@ -80,7 +81,9 @@ class UserData:
         reply = await self.link.run(self._read, user.record, user.doc, user.use, self._now(), self._memo_ttl_ms, keys=3)
         if reply is None:
             return None
-        doc, accounts, use, key_fields = _list(reply)
+        doc, accounts, use, key_fields, expired = _list(reply)
+        if self.on_leases_expired is not None and _int(expired):
+            self.on_leases_expired(_int(expired))
         states = {_text(row[0]): _account(row[1:]) for row in map(_list, _list(accounts))}
         return Stored(user_id, _fields(doc), states, _fields(use), _fields(key_fields))
 

@@ -20,7 +20,7 @@ from llmweir.engine.directory import Directory, UserEntry, UserQuery
 from llmweir.engine.flatten import Change, changes_of
 from llmweir.engine.key_rows import account_of, key_records
 from llmweir.engine.limit_usage import LimitUsage, usage_of
-from llmweir.engine.link import Link
+from llmweir.engine.link import AnyLink
 from llmweir.engine.user_data import AccountState, DayRow, Stored, UserData
 from llmweir.errors import ConflictError, NotFoundError
 from llmweir.key_records import KeyRecord
@@ -47,7 +47,7 @@ class UserPage(msgspec.Struct, frozen=True):
 class Users:
     """The users of one store; `clock` gives the time in ms instead of the server's clock (for tests)."""
 
-    def __init__(self, link: Link, *, memo_ttl_ms: int = 86_400_000, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, link: AnyLink, *, memo_ttl_ms: int = 86_400_000, clock: Callable[[], int] | None = None) -> None:
         self.data = UserData(link, memo_ttl_ms=memo_ttl_ms, clock=clock)
         self.claims = Claims(link, clock=clock)
         self.directory = Directory(link, self._entries, self._spends, clock=clock)

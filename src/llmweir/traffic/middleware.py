@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from llmweir.decision import Admitted, Caller, CallerRefused, LimitRefused, Refusal, Standing
+from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LetThrough, LimitRefused, Refusal, Standing
 from llmweir.engine.asks import AliasOf, Ask
 from llmweir.engine.key_hashes import hash_key
 from llmweir.engine.link import ReplyError
@@ -40,6 +42,8 @@ _NO_FACTS = RequestFacts("")
 _USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
+_DEGRADED = (b"x-llmweir-degraded", b"store-unavailable")
+_T = TypeVar("_T")
 _UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 """ASGI extensions that send an answer's body past the gate."""
 
@@ -53,6 +57,8 @@ class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
     unknown_paths: Literal["refuse", "count"] = "count"
     budget_exceeded_status: int = 429
     accept_websockets: bool = True
+    on_store_failure: Literal["closed", "open"] = "closed"
+    store_timeout_ms: int = 500
 
 
 class DefaultUser(msgspec.Struct, frozen=True):
@@ -75,7 +81,8 @@ class _Request:
     """What the gate knows of one request on its way; filled in step by step."""
 
     __slots__ = (
-        "body", "facts", "head", "is_passed", "key_hash", "receive", "request_id", "route", "scope", "send", "user_id"
+        "body", "facts", "head", "is_passed", "key_hash", "receive", "request_id", "route", "scope", "send",
+        "store_left_s", "user_id",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -90,6 +97,7 @@ class _Request:
         self.body: bytes | None = None
         self.facts = _NO_FACTS
         self.is_passed = False  # on to the app
+        self.store_left_s = 0.0  # of the time it may wait for the store, once it has asked it anything
 
 
 class Gate:
@@ -125,6 +133,8 @@ class Gate:
         self._default_digest = default_user.digest if default_user is not None else ""
         self._rules = PathRules(options.open_paths, options.free_paths)
         self._master_key = options.master_key.encode() if options.master_key else None
+        self._opens = options.on_store_failure == "open"
+        self._store_timeout_s = options.store_timeout_ms / 1000
         self._request_prefix = f"req_{secrets.token_hex(8)}"
         self._request_numbers = count(1)
 
@@ -181,7 +191,7 @@ class Gate:
     async def _look_up(self, request: _Request) -> bool:
         """Asks the app, or the store, who is calling; Refused for nobody."""
         if self._identify is None:
-            owner = await self._store.owner_of(request.key_hash)
+            owner = await self._owner_of(request)
             if owner is None:
                 raise Refused(refusals.unauthenticated("unknown_key"))
             request.user_id = owner
@@ -194,6 +204,30 @@ class Gate:
             raise Refused(refusals.unauthenticated("unknown_user"))
         request.user_id = user_id
         return True
+
+    async def _owner_of(self, request: _Request) -> str | None:
+        try:
+            return await self._within(request, self._store.owner_of(request.key_hash))
+        except (StoreUnavailableError, ReplyError):
+            caller = self._known_caller(request)
+            if caller is None:
+                raise
+            return caller.user_id
+
+    def _known_caller(self, request: _Request) -> Caller | None:
+        """Who may come in while the store is away: nobody, or whoever was let in before."""
+        return self._store.known_caller(request.key_hash, request.user_id) if self._opens else None
+
+    async def _within(self, request: _Request, asking: Awaitable[_T]) -> _T:
+        """Asks the store one of several things: the time it may take is for all of them together."""
+        left_s, begun_s = request.store_left_s or self._store_timeout_s, time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                return await asking
+        except TimeoutError as error:
+            raise StoreUnavailableError("it does not answer in time") from error
+        finally:
+            request.store_left_s = max(0.001, left_s - (time.monotonic() - begun_s))
 
     def _check_known(self, verdict: Verdict) -> None:
         """Raises UnreadableRequestError for a path of no known format, where those are refused."""
@@ -212,7 +246,7 @@ class Gate:
         request.body = await self._bodies.read(request.receive, head.declared_bytes)
         request.facts = format_.facts(request.body, head.content_type, request.route.path_model)
 
-    async def _admit(self, request: _Request) -> tuple[Admitted, Reservation]:
+    async def _admit(self, request: _Request) -> tuple[Admitted | LetThrough, Reservation]:
         """Admits a request, or raises Refused.
 
         It takes a second call only where an alias has just changed, or something had to be healed first.
@@ -240,12 +274,12 @@ class Gate:
                 "\n".join(facts.cache_controls),
                 self._default_digest,
             )
-            decision = await self._store.admit(ask)
-            if isinstance(decision, Admitted):
+            decision = await self._ask(request, ask)
+            if isinstance(decision, Admitted | LetThrough):
                 reservation = Reservation(
                     self._store,
                     self._estimator,
-                    request.request_id,
+                    request.request_id if isinstance(decision, Admitted) else decision.request_id,
                     request.user_id,
                     model,
                     facts,
@@ -263,17 +297,42 @@ class Gate:
                 if route.path_model is not None:
                     replace_model(path_of(request.scope), model)  # as above
             else:
-                await self._heal(request, decision)
+                await self._within(request, self._heal(request, decision))
         raise Refused(refusals.unauthenticated("unknown_user"))
+
+    async def _ask(self, request: _Request, ask: Ask) -> Decision | AliasOf | LetThrough:
+        """Asks the store; while that is away, callers that were let in before may be let through."""
+        try:
+            if request.store_left_s:
+                return await self._within(request, self._store.admit(ask))
+            begun_s = time.monotonic()
+            decision = await self._store.admit(ask)
+            if not isinstance(decision, Admitted):
+                request.store_left_s = max(0.001, self._store_timeout_s - (time.monotonic() - begun_s))
+            return decision
+        except (StoreUnavailableError, ReplyError):
+            caller = self._known_caller(request)
+            ask = msgspec.structs.replace(ask, request_id=f"{ask.request_id}-open")
+            if caller is None or not self._store.let_through(ask):
+                raise
+            self._metrics.let_through += 1
+            return LetThrough(caller, ask.request_id)
 
     async def _authorise(self, request: _Request) -> Caller:
         for _ in range(_MOST_ADMISSION_CALLS):
-            caller = await self._store.authorise(
+            asking = self._store.authorise(
                 request.user_id, request.key_hash, data_plane=True, default_digest=self._default_digest
             )
+            try:
+                caller = await self._within(request, asking)
+            except (StoreUnavailableError, ReplyError):
+                known = self._known_caller(request)
+                if known is None:
+                    raise
+                return known
             if isinstance(caller, Caller):
                 return caller
-            await self._heal(request, caller)
+            await self._within(request, self._heal(request, caller))
         raise Refused(refusals.unauthenticated("unknown_user"))
 
     async def _heal(self, request: _Request, refused: CallerRefused) -> None:
@@ -296,13 +355,17 @@ class Gate:
         request.is_passed = True
         await self._app(scope if scope is not None else request.scope, request.receive, request.send)
 
-    async def _pass_on(self, request: _Request, admitted: Admitted, reservation: Reservation) -> None:
+    async def _pass_on(self, request: _Request, admitted: Admitted | LetThrough, reservation: Reservation) -> None:
         """Calls the app behind, and settles whatever comes of it."""
+        standing, is_tight, headers = None, False, [_DEGRADED]
+        if isinstance(admitted, Admitted):
+            standing, is_tight = admitted.standing, admitted.is_tight
+            headers = standing_headers(standing, request.route.dialect)
         observer = Observer(
             request.send,
             reservation,
-            admitted.is_tight,
-            standing_headers(admitted.standing, request.route.dialect),
+            is_tight,
+            headers,
             request.route,
             request.facts,
         )
@@ -320,7 +383,7 @@ class Gate:
             if not isinstance(error, (UpstreamUnavailableError, UpstreamBrokenError)) or observer.has_begun:
                 raise
             status = error.status if isinstance(error, UpstreamUnavailableError) else 502
-            raise Refused(refusals.upstream_unavailable(status), admitted.standing) from error
+            raise Refused(refusals.upstream_unavailable(status), standing) from error
         finally:
             observer.left(raised)
 

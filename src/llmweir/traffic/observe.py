@@ -197,6 +197,8 @@ class Observer:
             return
         if self._reader is not None:
             self._settle_stream()
+        elif self._ok and self.has_begun and isinstance(error, Exception):
+            self._settle()
         elif (self.status and not self._ok) or isinstance(error, Exception):
             self._reservation.failed()
         else:
@@ -204,7 +206,7 @@ class Observer:
 
     def _start(self, message: Message) -> Awaitable[None]:
         self.status = message["status"]
-        self._ok = self.status < 400
+        self._ok = self.status < 300
         headers, content_type, self._encoding = passed_on(message.get("headers", ()))
         is_event_stream = content_type.startswith(b"text/event-stream")
         self._encoded_stream = is_event_stream and self._encoding not in (b"", b"identity")

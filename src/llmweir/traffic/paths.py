@@ -156,6 +156,9 @@ def replace_model(path: str, model: str) -> tuple[str, bytes]:
     if match is not None:
         path = path[: match.start("model")] + model + path[match.end("model") :]
         check_path(path)
+        again = match.re.fullmatch(path.rstrip("/"))
+        if again is None or again["model"] != model:  # "x/chat" for the model of ".../x/completions"
+            raise _invalid_path()
     return path, quote(path, safe="/:@!$&'()*+,;=~").encode()
 
 

@@ -14,7 +14,7 @@ from yarl import URL
 
 from llmweir.errors import InvalidValueError, LlmweirError
 from llmweir.traffic.forwarding import HeaderRules, answer_headers, without_key_parameter
-from llmweir.traffic.upstream import open_session
+from llmweir.traffic.upstream import is_waited_for, open_session
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -52,8 +52,8 @@ class ReverseProxy:
 
     `upstream` is a base URL whose path prefix is kept. `upstream_api_key` is sent in the header that the path's
     provider reads. The caller's own key (any of the usual headers, `caller_key_header`, the `key` parameter) stays
-    here unless `forward_caller_key`. `upstream_timeout_s` bounds the wait for the first byte of an answer, not the
-    answer. `tls` is an `SSLContext`, or False to accept any certificate.
+    here unless `forward_caller_key`. `upstream_timeout_s` bounds the wait for the head of an answer, and each silence
+    within the answer, not the answer. `tls` is an `SSLContext`, or False to accept any certificate.
 
     Raises `UpstreamUnavailableError` before an answer has started and `UpstreamBrokenError` after. Connections open
     with the first request, in the loop that runs it; they close with `aclose()`, `async with` or a lifespan's end.
@@ -140,15 +140,18 @@ Ask = Callable[[bytes | AsyncIterator[bytes]], Awaitable[aiohttp.ClientResponse]
 class _Exchange:
     """One request on its way and its answer on the way back.
 
-    One clock serves both ends of patience: it runs until the answer's headers are here, and it is set to now when the
-    client leaves, which cancels whatever the exchange waits for.
+    One clock serves all ends of patience: it runs until the answer's headers are here, and it is set to now when the
+    client leaves or the answer falls silent, which cancels whatever the exchange waits for.
     """
 
     def __init__(self, receive: Receive, send: Send, timeout_s: float) -> None:
         self._receive = receive
         self._send = send
+        self._timeout_s = timeout_s
         self._clock = asyncio.timeout(timeout_s)
         self._client_left = False
+        self._answer: aiohttp.ClientResponse | None = None
+        self._heard_bytes = -1
         self._watch_timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -165,6 +168,8 @@ class _Exchange:
                 return
             if isinstance(error, LlmweirError) or not self._clock.expired():
                 raise
+            if self._answer is not None:
+                raise UpstreamBrokenError("The upstream fell silent in the middle of its answer.") from error
             raise UpstreamUnavailableError(504, "no answer in time") from error
 
     async def _forward(self, ask: Ask) -> None:
@@ -177,7 +182,7 @@ class _Exchange:
         else:
             body = message.get("body", b"")
             self._watch_soon()
-        answer = await _asked(ask(body))
+        self._answer = answer = await _asked(ask(body))
         self._clock.reschedule(None)
         try:
             await self._relay(answer)
@@ -215,6 +220,19 @@ class _Exchange:
 
     def _watch(self) -> None:
         self._watcher = asyncio.create_task(self._until_client_leaves())
+        self._watch_timer = asyncio.get_running_loop().call_later(self._timeout_s, self._listen)
+
+    def _listen(self) -> None:
+        """Ends an answer that has said nothing since the last time, unless it is the client who does not read on.
+
+        Looking now and then costs a stream nothing for each of its chunks; a silence may last twice as long for it.
+        """
+        content = self._answer.content if self._answer is not None else None
+        if content is not None and content.total_bytes == self._heard_bytes and is_waited_for(content):
+            self._expire()
+            return
+        self._heard_bytes = content.total_bytes if content is not None else -1
+        self._watch_timer = asyncio.get_running_loop().call_later(self._timeout_s, self._listen)
 
     def _stop_watching(self) -> None:
         if self._watch_timer is not None:
@@ -229,6 +247,9 @@ class _Exchange:
 
     def _leave(self) -> None:
         self._client_left = True
+        self._expire()
+
+    def _expire(self) -> None:
         if not self._clock.expired():
             self._clock.reschedule(asyncio.get_running_loop().time())
 

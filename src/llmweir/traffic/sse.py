@@ -52,6 +52,8 @@ class SseDecoder:
             events = self._take_lines(lines)
         elif not self._skipping:
             self._line_parts.append(chunk)
+        else:
+            self._line_parts = [b":"]  # else the end of this line would look like a blank one, which ends the event
         if self._held_bytes > self._max_event_bytes:
             self._skip_event()
         return events

@@ -1,13 +1,14 @@
 """The HTTP client behind the proxy: aiohttp, made to send bytes as they came and to know a stale connection.
 
-aiohttp is the cheapest of the well-kept clients by far (`benchmarks/http_clients.py`). Three of its habits do not
-fit a proxy and are changed here, by its own extension points: it adds headers, it writes header text as UTF-8, and
-after a dead kept-alive connection it retries idempotent methods only, although no byte of an answer was seen.
+aiohttp is the cheapest of the well-kept clients by far (`benchmarks/http_clients.py`). Four of its habits do not
+fit a proxy and are changed here, by its own extension points: it adds headers, it writes header text as UTF-8, it
+takes what an idle connection has said for the next answer, and it repeats a request that was looked at.
 """
 
 from __future__ import annotations
 
 import functools
+import select
 import ssl
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,7 @@ KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 10.0
 MAX_ANSWER_HEADER_BYTES = 1 << 17
 MAX_ANSWER_HEADERS = 1000
+REPEATABLE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 READ_BUFFER_BYTES = 1 << 16
 """Reading from the upstream pauses when twice this is waiting to be sent on."""
 
@@ -38,10 +40,23 @@ class _Protocol(ResponseHandler):
     served = False
     reused = False
     received = False
+    _events: select.poll | None = None
 
     def data_received(self, data: bytes) -> None:
         self.received = True
         super().data_received(data)
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come over an idle connection: neither bytes that nobody asked for nor its end.
+
+        What the event loop has not seen yet is looked for too.
+        """
+        if self.should_close or self.transport is None:
+            return False
+        if self._events is None:
+            self._events = select.poll()
+            self._events.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._events.poll(0)
 
     def close(self) -> None:
         # Not drained: an upload that the upstream does not take would keep the connection.
@@ -92,16 +107,16 @@ class _Request(aiohttp.ClientRequest):
         return await super().send(conn)
 
     def may_retry(self) -> bool:
-        """Whether the upstream cannot have begun to answer, and the body is still here."""
+        """Whether a kept connection has ended before any byte of an answer, and doing it twice is as good as once."""
         is_stale = self.protocol is not None and self.protocol.reused and not self.protocol.received
-        return is_stale and not (self.body and self.body.consumed)
+        return is_stale and self.method in REPEATABLE_METHODS and not (self.body and self.body.consumed)
 
     def _is_ascii(self) -> bool:
         return "".join(self.headers.values()).isascii() and self.url.raw_path_qs.isascii()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A pool without an upper limit that tells each request what connection it got."""
+    """A pool without an upper limit that tells each request what connection it got, and keeps none that has spoken."""
 
     def __init__(self, tls: ssl.SSLContext | bool) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
@@ -113,19 +128,25 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's
     ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        if isinstance(protocol, _Protocol) and isinstance(req, _Request):
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if not isinstance(protocol, _Protocol) or not isinstance(req, _Request):
+                return connection
+            if protocol.served and not protocol.is_silent():
+                connection.close()
+                continue
             protocol.reused, protocol.served, protocol.received = protocol.served, True, False
             req.protocol = protocol
-        return connection
+            return connection
 
 
 async def _retry_stale(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Sends a request once more, on a new connection, when a reused one was closed before any byte of an answer.
+    """Sends a GET once more, on a new connection, when a reused one was closed before any byte of an answer.
 
-    The upstream closed it while it was idle (RFC 9112 9.3.1): the request was not looked at. A body that was
-    streamed is gone and cannot be sent again.
+    Most likely the upstream closed it while it was idle, but nobody can tell (RFC 9110 9.2.2): a POST may have been
+    carried out, and a model asked twice is paid twice, so its caller gets a 502. A connection that has ended before
+    the request is never taken, see `_Protocol.is_silent`.
     """
     try:
         return await handler(request)
@@ -157,3 +178,8 @@ def open_session(tls: ssl.SSLContext | bool = True) -> aiohttp.ClientSession:
     )
     session._retry_connection = False  # noqa: SLF001 - it would repeat a GET that was looked at
     return session
+
+
+def is_waited_for(content: aiohttp.StreamReader) -> bool:
+    """Whether somebody waits for the next bytes of an answer, so that a silence is the upstream's."""
+    return content._waiter is not None  # noqa: SLF001 - the one place where aiohttp says so

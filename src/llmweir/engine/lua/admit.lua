@@ -15,11 +15,12 @@
 -- Reply: { 'caller', reason }   reason: unknown_user stale_default unknown_key key_expired key_blocked user_blocked
 --                               role_not_allowed model_not_allowed cache_control_not_allowed model_not_priced
 --        { 'alias', model }     the holds must be made for this model: ask again
---        { 'admitted', state, version, profile, tight 0 | 1 }
+--        { 'admitted', state, version, profile, tight 0 | 1, expired }
 --                               profile: seven JSON texts, or false if the worker has this version
---        { 'limit', state, name, account, kind, limit, used, asked, wait_ms }
+--        { 'limit', state, name, account, kind, limit, used, asked, wait_ms, expired }
 --                               name: rpm tpm parallel budget; account: u, k:ID or m:ENTRY, whose limit it is
 --                               kind: wait stop never; wait_ms -1 = unknown
+-- expired: how many leases of the user had ended and were charged now, where that was looked at; else left out
 -- state: rpm limit, used, user's window reset_ms, tpm limit, used, model rpm limit, used, model tpm limit, used,
 --        parallel limit, used, budget limit, used, reset_ms, model budget limit, used, reset_ms; -1 = none
 --
@@ -66,10 +67,11 @@ if not others then
   others = others or ''
 end
 if key_line then others = key_line .. others end
+local expired
 local rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, others, KEYS[2], KEYS[3], now)
 if due then
   --- @include catch_up
-  catch_up(KEYS[1], now, ARGV[12])
+  expired = catch_up(KEYS[1], now, ARGV[12])
   rows, first_expiry, due, second = open_rows(rpm, tpm, parallel, budget, others, KEYS[2], KEYS[3], now)
 end
 
@@ -84,9 +86,9 @@ if fits then
 elseif call('HEXISTS', KEYS[4], id) == 0 then
   --- @include refuse
   return refuse(rows, second, KEYS[3], least_tokens, tokens, least_nanos, nanos, priced_nanos > 0, now,
-    state_of(rows, second, now))
+    state_of(rows, second, now), expired)
 end
 local state = state_of(rows, second, now)
-if version == ARGV[13] then return { 'admitted', state, version, false, is_tight(rows, tokens, nanos) } end
+if version == ARGV[13] then return { 'admitted', state, version, false, is_tight(rows, tokens, nanos), expired } end
 return { 'admitted', state, version, call('HMGET', KEYS[5], 'user_alias', 'user_role', 'teams', 'metadata', 'guardrails',
-  'permissions', 'key:' .. ARGV[3]), is_tight(rows, tokens, nanos) }
+  'permissions', 'key:' .. ARGV[3]), is_tight(rows, tokens, nanos), expired }

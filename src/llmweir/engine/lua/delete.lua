@@ -9,6 +9,7 @@
 --- @include clock_ms
 --- @include catch_up
 --- @include close_days
+--- @include is_tombstone
 local record, use, leases, now = KEYS[1], KEYS[3], KEYS[4], clock_ms(ARGV[1])
 
 -- Read: is there one?
@@ -19,10 +20,12 @@ catch_up(record, now, ARGV[2])
 local flat = call('HGETALL', leases)
 for index = 1, #flat, 2 do
   local lease = flat[index + 1]
-  charge(record, lease, false)
-  local expiry, second, tokens, nanos, _, _, model = unpack_from(LAYOUT.lease, lease)
-  local memo = pack(LAYOUT.lease, expiry, second, tokens, nanos, -1, '-', model) -- of no account any more
-  call('SET', record .. SUFFIX.memo .. flat[index], memo, 'PX', ARGV[2])
+  if not is_tombstone(lease) then
+    local expiry, second, tokens, nanos, _, _, model = unpack_from(LAYOUT.lease, lease)
+    local memo = pack(LAYOUT.lease, expiry, second, tokens, nanos, -1, '-', model) -- of no account any more
+    call('SET', record .. SUFFIX.memo .. flat[index], memo, 'PX', ARGV[2])
+    charge(record, lease, false)
+  end
 end
 close_days(record)
 for _, field in ipairs(call('HKEYS', use)) do call('DEL', record .. SUFFIX.window .. ':' .. field) end

@@ -141,6 +141,7 @@ class AnthropicTally:
     """Adds up a Messages stream: the input in `message_start`, cumulative counts in each `message_delta`."""
 
     usage_key = b'"usage"'
+    usage_is_last = False
 
     def __init__(self) -> None:
         self._usage: Usage | None = None

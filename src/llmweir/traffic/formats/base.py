@@ -9,8 +9,12 @@ import msgspec
 from llmweir.decision import Dialect
 from llmweir.usage import Usage
 
-TokenCount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
-"""A count as a provider reports it; anything else (negative, a bool, beyond 1e9) is no usage at all."""
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
+"""A count as a provider reports it; anything else (negative, a fraction, a bool, beyond 1e8) is no usage at all.
+
+The largest context windows are of 1e7 tokens: more than ten of them in one request is a mistake, and a debt of that
+size would lock its caller out for the rest of a budget's period.
+"""
 
 
 class RequestFacts(msgspec.Struct, frozen=True, gc=False):

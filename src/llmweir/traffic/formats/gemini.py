@@ -170,6 +170,7 @@ class GeminiTally:
     """Adds up a stream whose every event may carry the usage so far."""
 
     usage_key = b'"usageMetadata"'
+    usage_is_last = False
 
     def __init__(self) -> None:
         self._usage: Usage | None = None

@@ -62,7 +62,7 @@ def measure_media(raw: msgspec.Raw, allowances: Mapping[str, int]) -> tuple[int,
         allowance = _allowance(part, allowances)
         if allowance is not None:
             tokens += allowance
-            payload_bytes += _payload_bytes(part)
+            payload_bytes += _payload_bytes(part, allowances)
     return payload_bytes, tokens
 
 
@@ -97,11 +97,16 @@ def _allowance(part: dict[str, object], allowances: Mapping[str, int]) -> int | 
     return allowances.get(kind) if isinstance(kind, str) else None
 
 
-def _payload_bytes(part: dict[str, object]) -> int:
-    """Return the length of the base64 or URL of a part, in it or one object further down."""
+def _payload_bytes(part: dict[str, object], allowances: Mapping[str, int]) -> int:
+    """Return the length of the base64 or URL of a part, in it or one object further down that is no part itself.
+
+    No text may count twice: more payload than there is text would make the rest less than nothing.
+    """
     total = 0
     for key, value in part.items():
         if isinstance(value, dict):
+            if _allowance(value, allowances) is not None:
+                continue
             total += sum(len(text) for inner, text in value.items() if inner in _PAYLOADS and isinstance(text, str))
         elif key in _PAYLOADS and isinstance(value, str):
             total += len(value)

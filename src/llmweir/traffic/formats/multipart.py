@@ -24,6 +24,7 @@ _CONTENT_TYPE: Final = re.compile(
     rb"""multipart/form-data\s*;\s*boundary=("[^"\\]{1,70}"|[^\s";,=]{1,70})\s*(;\s*charset=utf-8\s*)?""", re.IGNORECASE
 )
 _NAME: Final = re.compile(rb'\Aform-data\s*;\s*name="?([^"\\;]*)"?(\s*;\s*filename="[^"]*")?\s*\Z', re.IGNORECASE)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _KNOWN: Final = frozenset(("model", "stream", "prompt"))
 
 
@@ -110,12 +111,14 @@ def _name(part: _Part) -> tuple[str, bool]:
     """Return a part's name and whether it is a file.
 
     Refused, for form readers differ on them: no or two Content-Dispositions, a name given twice or as `name*`,
-    backslashes in it, and a Content-Transfer-Encoding that changes the content.
+    backslashes in it, a Content-Transfer-Encoding that changes the content, and control characters: a lone LF in one
+    header begins another for some.
     """
     dispositions = [value for name, value in part.headers if name == b"content-disposition"]
     encodings = {value.lower() for name, value in part.headers if name == b"content-transfer-encoding"}
     match = _NAME.match(dispositions[0]) if len(dispositions) == 1 else None
-    if match is None or not encodings <= {b"7bit", b"8bit", b"binary"}:
+    has_controls = any(_CONTROL.search(value) for _, value in part.headers)
+    if match is None or has_controls or not encodings <= {b"7bit", b"8bit", b"binary"}:
         raise bad_request("invalid_form", "A part of the form has headers that cannot be read for certain.")
     return match[1].decode("utf-8", "replace"), match[2] is not None
 
@@ -124,8 +127,9 @@ def _parse(body: bytes, content_type: bytes) -> list[_Part]:
     match = _CONTENT_TYPE.fullmatch(content_type.strip())
     if match is None:
         raise UnreadableRequestError(415, "unsupported_content_type", "This endpoint takes multipart/form-data.")
+    boundary = match[1].strip(b'"')
     collector = _Collector()
-    parser = MultipartParser(match[1].strip(b'"'), collector.callbacks())  # type: ignore[arg-type]  # a plain dict for its TypedDict
+    parser = MultipartParser(boundary, collector.callbacks())  # type: ignore[arg-type]  # a plain dict for its TypedDict
     try:
         parser.write(body)
         parser.finalize()
@@ -133,7 +137,23 @@ def _parse(body: bytes, content_type: bytes) -> list[_Part]:
         raise bad_request("invalid_form", "The form cannot be read.") from error
     if not collector.ended:
         raise bad_request("invalid_form", "The form is cut off.")
+    _refuse_other_readings(body, b"--" + boundary, len(collector.parts))
     return collector.parts
+
+
+def _refuse_other_readings(body: bytes, delimiter: bytes, parts: int) -> None:
+    """Refuse a form whose delimiter stands anywhere but on lines of its own, one before each part and one at the end.
+
+    Form readers differ on what else is one, and a second model could lie behind it:
+
+    - `--X--x` ends the form for some, and is text for others;
+    - a line that ends in a lone LF or CR, before it or after;
+    - blanks behind it, text before the first one.
+    """
+    start = len(body) - len(body.lstrip(b"\r\n"))
+    is_clean = body.startswith(delimiter, start) and body.count(delimiter + b"\r\n") == parts
+    if not is_clean or body.count(delimiter) != parts + 1:
+        raise bad_request("invalid_form", "The form's boundary is not only on lines of its own.")
 
 
 class _Collector:

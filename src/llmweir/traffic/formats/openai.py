@@ -205,14 +205,19 @@ class OpenAITally:
     """Adds up a stream of chat chunks, or of the typed events of responses, speech and images."""
 
     usage_key = b'"usage"'
+    usage_is_last = True
 
     def __init__(self) -> None:
         self._usage: Usage | None = None
         self._text_bytes = 0
+        self._text_bytes_before_usage = 0
 
     def add_usage(self, data: bytes) -> None:
-        """Take the usage of an event, if it has one."""
-        self._usage = read_usage(data) or self._usage
+        """Take the usage of an event, if it has one: it stands for all text so far."""
+        usage = read_usage(data)
+        if usage is not None:
+            self._usage = usage
+            self._text_bytes_before_usage = self._text_bytes
 
     def add_text(self, event: dict[str, object]) -> None:
         """Count a chunk's choices, or a typed event if it is a delta: the others repeat what the deltas said."""
@@ -222,7 +227,7 @@ class OpenAITally:
             self._text_bytes += text_bytes_of({"delta": event.get("delta")}, _PRODUCED_KEYS)
 
     def outcome(self) -> StreamOutcome:
-        """Return the last usage seen; such a stream reports it once, at its end."""
-        if self._usage is not None:
+        """Return the last usage seen, complete unless there is text after it."""
+        if self._usage is not None and self._text_bytes == self._text_bytes_before_usage:
             return StreamOutcome(self._usage, complete=True)
-        return StreamOutcome(None, self._text_bytes)
+        return StreamOutcome(self._usage, self._text_bytes)

@@ -21,6 +21,8 @@ class Tally(Protocol):
     """Adds up the events of one stream in one dialect."""
 
     usage_key: bytes
+    usage_is_last: bool
+    """Whether nothing that costs comes after the usage."""
 
     def add_usage(self, data: bytes) -> None:
         """Take the usage of an event's data, in any order of the events; data that is not JSON is passed over."""
@@ -54,8 +56,9 @@ class BufferedStreamReader:
     def finish(self) -> StreamOutcome:
         """Return what the stream came to: from its last events where they say it, else from all of them."""
         if self._tally is None:
-            quick = self._tally_type()
-            for line in islice(_lines_from_the_end(b"".join(self._chunks), quick.usage_key), _TAIL_LINES):
+            quick, held = self._tally_type(), b"".join(self._chunks)
+            is_end = not (quick.usage_is_last and _goes_on(held, quick.usage_key))
+            for line in islice(_lines_from_the_end(held, quick.usage_key), _TAIL_LINES if is_end else 0):
                 quick.add_usage(line)
                 outcome = quick.outcome()
                 if outcome.complete:
@@ -71,9 +74,16 @@ class BufferedStreamReader:
         self._held_bytes = 0
         for event in events + decoder.flush() if last else events:
             data = event.data.encode()
+            tally.add_text(decode_object(data))
             if tally.usage_key in data:
                 tally.add_usage(data)
-            tally.add_text(decode_object(data))
+
+
+def _goes_on(held: bytes, needle: bytes) -> bool:
+    """Tell whether an event comes after the last line that holds `needle`."""
+    found = held.rfind(needle)
+    end = held.find(b"\n", found)
+    return found >= 0 and end >= 0 and held.find(b"{", end) >= 0
 
 
 def _lines_from_the_end(held: bytes, needle: bytes) -> Iterator[bytes]:

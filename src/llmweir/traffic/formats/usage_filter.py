@@ -8,9 +8,12 @@ from typing import Final
 import msgspec
 
 _KEY: Final = b'"usage"'
-_NULL_MEMBER: Final = re.compile(rb'\s*,\s*"usage"\s*:\s*null(?=\s*[,}])|"usage"\s*:\s*null\s*,\s*')
+_NULL_MEMBER: Final = re.compile(
+    rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
+)
 # A trailing CR may be half of a CRLF, so it ends nothing until the next byte is seen.
 _EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?![\n]|\Z))(?:\r\n|\n|\r(?![\n]|\Z))")
+_LONGEST_CUT_END: Final = 3
 _MAX_HELD_BYTES: Final = 1024 * 1024
 
 
@@ -32,33 +35,37 @@ class UsageEventFilter:
     __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
 
     def filter(self, chunk: bytes) -> bytes:
         """Take a chunk of the upstream's answer and return what the caller gets of it now."""
         if not self._held and chunk.endswith(b"\n\n"):
             if _KEY not in chunk:
                 return chunk
-            stripped = chunk.replace(b',"usage":null', b"")
+            stripped = chunk.replace(b',"usage":null}', b"}").replace(b',"usage":null,', b",")
             if _KEY not in stripped:
                 return stripped
-        return self._filter_events(self._held + chunk)
+        searched = max(0, len(self._held) - _LONGEST_CUT_END)
+        self._held += chunk
+        return self._filter_events(searched)
 
     def flush(self) -> bytes:
         """Return what is still held at the end of the stream."""
-        held, self._held = self._held, b""
+        held = bytes(self._held)
+        self._held.clear()
         return _without_usage(held)
 
-    def _filter_events(self, held: bytes) -> bytes:
+    def _filter_events(self, searched: int) -> bytes:
+        """Pass the events that have ended; no end lies before `searched`."""
         passed: list[bytes] = []
         start = 0
-        for match in _EVENT_END.finditer(held):
-            passed.append(_without_usage(held[start : match.end()]))
+        while (match := _EVENT_END.search(self._held, max(start, searched))) is not None:
+            passed.append(_without_usage(bytes(self._held[start : match.end()])))
             start = match.end()
-        self._held = held[start:]
+        del self._held[:start]
         if len(self._held) > _MAX_HELD_BYTES:
-            passed.append(self._held)
-            self._held = b""
+            passed.append(bytes(self._held))
+            self._held.clear()
         return b"".join(passed)
 
 
@@ -66,7 +73,9 @@ def _without_usage(event: bytes) -> bytes:
     if _KEY not in event:
         return event
     event = _NULL_MEMBER.sub(b"", event)
-    return b"" if _KEY in event and _is_usage_event(event) else event
+    if _KEY not in event or not _is_usage_event(event):
+        return event
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]  # blank lines before it are not its own
 
 
 def _is_usage_event(event: bytes) -> bool:

@@ -1,12 +1,12 @@
 --- @include window_wait
 -- Says which limit is in the way of a request: of several, the one that takes longest to clear. The reply is admit's.
 -- `least_*` must fit under a limit itself; `tokens` and `nanos` are what would be held.
-local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, nanos, costs, now, state)
+local function refuse(rows, second, windows, least_tokens, tokens, least_nanos, nanos, costs, now, state, expired)
   local severity, worst, reply = { wait = 1, stop = 2, never = 3 }, 0, nil
   local function in_the_way(row, name, kind, limit, used, asked, wait_ms)
     local weight = severity[kind] * 1e15 + (wait_ms < 0 and 1e14 or wait_ms)
     if weight <= worst then return end
-    worst, reply = weight, { 'limit', state, name, row.name, kind, limit, used, asked, wait_ms }
+    worst, reply = weight, { 'limit', state, name, row.name, kind, limit, used, asked, wait_ms, expired }
   end
   local function check_window(row, name, kind, limit, used, least, asked)
     if limit < 0 or asked == 0 then return end

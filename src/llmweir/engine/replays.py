@@ -1,0 +1,182 @@
+"""Carries the outbox back to Redis, oldest first, whenever Redis answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from llmweir.engine import keys, scripts
+from llmweir.engine.asks import KeptSettlement, SoftBudgetCrossed
+from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
+from llmweir.errors import StoreUnavailableError
+
+TOMBSTONE_LIFE_MS: Final = 600_000
+"""How long an admission may be under way after it was undone, and still count nothing."""
+
+_BATCH = 200
+_SCRIPT_FAULTS = ("ERR", "WRONGTYPE")
+_log = logging.getLogger("llmweir.store")
+
+
+class Shelf(Protocol):
+    """Where settlements are kept that Redis has not answered for, in order."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be kept."""
+
+    @property
+    def records(self) -> int:
+        """How many are kept."""
+
+    def keep(self, kept: KeptSettlement) -> None:
+        """Take one more."""
+
+    def oldest(self, count: int) -> list[KeptSettlement]:
+        """Give the oldest that are not confirmed."""
+
+    def confirm(self, count: int) -> None:
+        """Forget the first `count` of `oldest`."""
+
+    def refuse_oldest(self) -> None:
+        """Set the first of `oldest` aside: Redis will never take it."""
+
+
+class MemoryShelf:
+    """Keeps settlements in memory, for a store that has no folder."""
+
+    def __init__(self) -> None:
+        self._kept: deque[KeptSettlement] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be kept."""
+        return True
+
+    @property
+    def records(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
+    def keep(self, kept: KeptSettlement) -> None:
+        """Takes one more."""
+        self._kept.append(kept)
+
+    def oldest(self, count: int) -> list[KeptSettlement]:
+        """Gives the oldest that are not confirmed."""
+        return [self._kept[index] for index in range(min(count, len(self._kept)))]
+
+    def confirm(self, count: int) -> None:
+        """Forgets the first `count` of `oldest`."""
+        for _ in range(min(count, len(self._kept))):
+            self._kept.popleft()
+
+    def refuse_oldest(self) -> None:
+        """Drops the first of `oldest`."""
+        self._kept.popleft()
+
+
+class Replays:
+    """Keeps settlements on a shelf, and settles them from there once Redis answers; one task at a time does that."""
+
+    def __init__(self, link: AnyLink, shelf: Shelf, now_argument: Callable[[], Argument], memo_ttl_ms: int) -> None:
+        self.on_soft_budget: Callable[[SoftBudgetCrossed], None] | None = None
+        self._link = link
+        self._shelf = shelf
+        self._now_argument = now_argument
+        self._memo_ttl_ms = memo_ttl_ms
+        self._script = scripts.load("replay")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more settlements may be kept."""
+        return self._shelf.has_room
+
+    @property
+    def kept(self) -> int:
+        """The number of settlements that wait for Redis."""
+        return self._shelf.records
+
+    def keep(self, kept: KeptSettlement) -> None:
+        """Keeps a settlement until Redis has answered for it."""
+        self._shelf.keep(kept)
+        self.wake()
+
+    def wake(self) -> None:
+        """Sends what is kept, if Redis answers and it is not under way already."""
+        if self._task is None and not self._link.is_down and self._shelf.records:
+            self._task = asyncio.get_running_loop().create_task(self._replay_all())
+            self._task.add_done_callback(self._ended)
+
+    async def idle(self) -> None:
+        """Waits until all that is kept is settled, or Redis does not answer."""
+        while self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Stops; what is kept stays on the shelf."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("replay_failed", exc_info=task.exception())
+
+    async def _replay_all(self) -> None:
+        settled = 0
+        while batch := self._shelf.oldest(_BATCH):
+            done, error = await self._send(batch)
+            self._shelf.confirm(done)
+            settled += done
+            if error is not None and not self._goes_on(batch[done], error):
+                break
+        if settled:
+            _log.info("settlements_replayed settlements=%d left=%d", settled, self._shelf.records)
+
+    def _goes_on(self, kept: KeptSettlement, error: BaseException) -> bool:
+        """Whether the rest may be sent: a fault of this one alone sets it aside, else Redis is to be waited for."""
+        if isinstance(error, ReplyError) and str(error).startswith(_SCRIPT_FAULTS):
+            _log.error("settlement_refused request_id=%s error=%r", kept.request_id, str(error))
+            self._shelf.refuse_oldest()
+            return True
+        if not isinstance(error, StoreUnavailableError | ReplyError):
+            raise error
+        return False
+
+    async def _send(self, batch: Sequence[KeptSettlement]) -> tuple[int, BaseException | None]:
+        """Sends some; returns how many of the first were settled, and what the next one failed by."""
+        replies = await asyncio.gather(*map(self.settle, batch), return_exceptions=True)
+        for done, (kept, reply) in enumerate(zip(batch, replies, strict=True)):
+            if isinstance(reply, BaseException):
+                return done, reply
+            self._tell_soft_budget(kept, reply)
+        return len(batch), None
+
+    async def settle(self, kept: KeptSettlement) -> Reply:
+        """Settles what came from the shelf; a second time it changes nothing."""
+        user = keys.user_keys(kept.user_id)
+        return await self._link.run(
+            self._script,
+            *(user.record, user.use, user.window, user.leases),
+            *(kept.request_id, self._now_argument(), kept.at_ms, kept.key_hash, kept.model),
+            *(kept.input_tokens, kept.output_tokens, kept.cost_nanos),
+            *(int(kept.failed), int(kept.cancelled), int(kept.may_be_done)),
+            *(self._memo_ttl_ms, TOMBSTONE_LIFE_MS),
+            keys=4,
+        )
+
+    def _tell_soft_budget(self, kept: KeptSettlement, reply: Reply) -> None:
+        if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
+            _, spend_nanos, soft_budget_nanos = reply
+            self.on_soft_budget(SoftBudgetCrossed(kept.user_id, _int(spend_nanos), _int(soft_budget_nanos)))
+
+
+def _int(reply: Reply) -> int:
+    assert isinstance(reply, (int, bytes))  # noqa: S101 (the script's header says so)
+    return int(reply)
