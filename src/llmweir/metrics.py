@@ -121,7 +121,9 @@ def _outbox(moment: Moment, worker: str) -> Iterator[Metric]:
     yield _gauge("outbox_records", "Settlements that wait in the outbox for Redis.", worker, moment.outbox_records)
     yield _gauge("outbox_bytes", "Size of this worker's files of the outbox.", worker, moment.outbox_bytes)
     set_aside = moment.outbox_set_aside
-    yield _counter("outbox_set_aside", "Settlements set aside: damaged, or too old.", worker, {"": set_aside})
+    yield _counter(
+        "outbox_set_aside", "Settlements set aside: damaged, too old, or refused by Redis.", worker, {"": set_aside}
+    )
     failed = moment.outbox_failed_writes
     yield _counter(
         "outbox_failed_writes", "Times that the disk did not take what the outbox wrote.", worker, {"": failed}

@@ -85,7 +85,9 @@ class Engine:
         self._housekeeping = Housekeeping(
             self.link, self.store, self._outbox, self._known_callers, self._embedded, renew_s=settings.lease_renew_s
         )
+        await asyncio.to_thread(self._outbox.adopt)
         self._housekeeping.start()
+        self.store.send_kept()
 
     async def _url(self) -> str:
         settings = self._settings

@@ -21,6 +21,8 @@ from llmweir.decision import Admitted
 from llmweir.engine import keys, scripts
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import Settlement
+from llmweir.engine.books import audit
+from llmweir.engine.books_walk import walked_ids
 from llmweir.engine.cluster import ClusterLink
 from llmweir.engine.cluster_map import EVERY_MASTER, SlotRange, probe_keys, read_redirection, read_slots, slot_of
 from llmweir.engine.connect import connect
@@ -216,6 +218,21 @@ async def test_every_user_is_served_by_the_master_of_its_slot(three: Cluster, li
         assert (await read_user(users, user_id)).record.spend_nanos == 3
     assert link.is_up
     assert not link.is_down
+
+
+async def test_users_of_every_master_are_found_though_no_directory_lists_them(
+    three: Cluster, link: ClusterLink
+) -> None:
+    users, by_id = Users(link), keys.catalogue("users").place(keys.text_place("id"))
+    lost = list(one_on_each(three, "unlisted-").values())
+    for user_id in lost:
+        await create(users, user_id, max_budget=1)
+        await link.call("ZREM", by_id, f"\0{user_id}")
+    found = [user_id async for user_id in walked_ids(link)]
+    assert sorted(found) == sorted(lost)
+    assert (await audit(link, user_ids=lost, lease_ttl_ms=30_000)).exact
+    for user_id in lost:
+        await users.delete([user_id])
 
 
 async def test_users_and_keys_are_administered_across_slots(three: Cluster, link: ClusterLink) -> None:

@@ -21,7 +21,7 @@ TTL_S = 2
 SLACK_S = 4.0
 
 
-async def test_the_slots_of_a_worker_killed_in_mid_stream_come_free_and_are_charged_as_held(tmp_path: Path) -> None:
+async def test_p7_the_slots_of_a_worker_killed_in_mid_stream_come_free_and_are_charged_as_held(tmp_path: Path) -> None:
     async with house(tmp_path, workers=2, lease_ttl_s=TTL_S) as built:
         ana = await built.admin.caller(built.worker, "ana", max_parallel_requests=1, max_budget=1)
         running = asyncio.create_task(ana.chat(built.workers[1], Play(1000, 0.02), stream=True))
@@ -43,7 +43,7 @@ async def test_the_slots_of_a_worker_killed_in_mid_stream_come_free_and_are_char
         assert await built.admin.metric(built.worker, "llmweir_leases_expired_total") == 1
 
 
-async def test_a_stream_that_outlives_many_leases_keeps_its_slot(tmp_path: Path) -> None:
+async def test_p7_a_stream_that_outlives_many_leases_keeps_its_slot(tmp_path: Path) -> None:
     async with house(tmp_path, workers=2, lease_ttl_s=TTL_S) as built:
         ana = await built.admin.caller(built.worker, "ana", max_parallel_requests=1, max_budget=1)
         running = asyncio.create_task(ana.chat(built.worker, Play(70, 0.1), stream=True))
@@ -61,7 +61,7 @@ async def test_a_stream_that_outlives_many_leases_keeps_its_slot(tmp_path: Path)
         assert (await ana.chat(built.workers[1])).status == 200
 
 
-async def test_a_worker_stopped_past_its_leases_does_not_charge_twice_when_it_goes_on(tmp_path: Path) -> None:
+async def test_p7_a_worker_stopped_past_its_leases_does_not_charge_twice_when_it_goes_on(tmp_path: Path) -> None:
     async with house(tmp_path, workers=2, lease_ttl_s=TTL_S, store_timeout_ms=500) as built:
         ana = await built.admin.caller(built.worker, "ana", max_parallel_requests=3, max_budget=1)
         running = [
@@ -85,7 +85,7 @@ async def test_a_worker_stopped_past_its_leases_does_not_charge_twice_when_it_go
         assert books.spent < held
 
 
-async def test_workers_killed_one_after_the_other_under_load_lose_nothing_and_let_nobody_past_a_limit(
+async def test_p7_workers_killed_one_after_the_other_under_load_lose_nothing_and_let_nobody_past_a_limit(
     tmp_path: Path,
 ) -> None:
     async with house(tmp_path, workers=3, lease_ttl_s=TTL_S) as built:
@@ -104,7 +104,7 @@ async def test_workers_killed_one_after_the_other_under_load_lose_nothing_and_le
         assert await built.check() == []
 
 
-async def test_a_dead_worker_of_several_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
+async def test_p7_a_dead_worker_of_several_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
     async with house(tmp_path, workers=0, lease_ttl_s=TTL_S) as built:
         await built.add_worker(workers=3).start()
         await built.all_ready()

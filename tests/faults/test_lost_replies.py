@@ -22,7 +22,7 @@ ADMIT, SETTLE = scripts.load("admit").sha, scripts.load("settle").sha
 """What the calls of the scripts are known by on the wire."""
 
 
-async def test_an_admission_whose_reply_is_lost_is_503_and_consumes_nothing(tmp_path: Path) -> None:
+async def test_p6_an_admission_whose_reply_is_lost_is_503_and_consumes_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as built:
         ana = await _caller_with_one_request_a_minute(built)
         built.wire.drop_reply_to = ADMIT
@@ -32,7 +32,7 @@ async def test_an_admission_whose_reply_is_lost_is_503_and_consumes_nothing(tmp_
         await _nothing_was_consumed(built, ana)
 
 
-async def test_an_admission_stuck_on_the_way_and_carried_out_after_its_cancel_counts_nothing(tmp_path: Path) -> None:
+async def test_p6_an_admission_stuck_on_the_way_and_carried_out_after_its_cancel_counts_nothing(tmp_path: Path) -> None:
     async with house(tmp_path, store_timeout_ms=500) as built:
         ana = await _caller_with_one_request_a_minute(built)
         built.wire.strand()
@@ -45,7 +45,7 @@ async def test_an_admission_stuck_on_the_way_and_carried_out_after_its_cancel_co
         await _nothing_was_consumed(built, ana)
 
 
-async def test_a_settlement_stuck_on_the_way_and_carried_out_after_its_repetition_is_charged_once(
+async def test_p6_a_settlement_stuck_on_the_way_and_carried_out_after_its_repetition_is_charged_once(
     tmp_path: Path,
 ) -> None:
     async with house(tmp_path, store_timeout_ms=500, lease_ttl_s=30) as built:
@@ -63,7 +63,7 @@ async def test_a_settlement_stuck_on_the_way_and_carried_out_after_its_repetitio
         assert (books.days_requests, books.spent) == (1, built.tally.cost_nanos("ana"))
 
 
-async def test_an_admission_stuck_in_a_paused_redis_counts_nothing(tmp_path: Path) -> None:
+async def test_p6_an_admission_stuck_in_a_paused_redis_counts_nothing(tmp_path: Path) -> None:
     async with house(tmp_path, store_timeout_ms=500) as built:
         ana = await _caller_with_one_request_a_minute(built)
         with built.redis.paused():
@@ -71,7 +71,7 @@ async def test_an_admission_stuck_in_a_paused_redis_counts_nothing(tmp_path: Pat
         await _nothing_was_consumed(built, ana)
 
 
-async def test_a_settlement_whose_reply_is_lost_is_charged_once(tmp_path: Path) -> None:
+async def test_p6_a_settlement_whose_reply_is_lost_is_charged_once(tmp_path: Path) -> None:
     async with house(tmp_path) as built:
         ana = await built.admin.caller(built.worker, "ana", max_budget=1)
         running = asyncio.create_task(ana.chat(built.worker, Play(2, 0.1)))
@@ -83,7 +83,7 @@ async def test_a_settlement_whose_reply_is_lost_is_charged_once(tmp_path: Path) 
         assert (books.days_requests, books.spent) == (1, built.tally.cost_nanos("ana"))
 
 
-async def test_settlements_held_by_a_partition_are_charged_once_when_it_heals(tmp_path: Path) -> None:
+async def test_p6_settlements_held_by_a_partition_are_charged_once_when_it_heals(tmp_path: Path) -> None:
     async with house(tmp_path, store_timeout_ms=500, lease_ttl_s=30, lease_renew_s=1) as built:
         ana = await built.admin.caller(built.worker, "ana", max_budget=1)
         running = [asyncio.create_task(ana.chat(built.worker, Play(2, 0.1))) for _ in range(20)]
@@ -98,7 +98,7 @@ async def test_settlements_held_by_a_partition_are_charged_once_when_it_heals(tm
         assert await built.admin.metric(built.worker, "llmweir_outbox_records") == 0
 
 
-async def test_resets_under_load_lose_nothing_and_let_nobody_past_a_limit(tmp_path: Path) -> None:
+async def test_p6_resets_under_load_lose_nothing_and_let_nobody_past_a_limit(tmp_path: Path) -> None:
     async with house(tmp_path, workers=2, lease_ttl_s=30) as built:
         ana = await built.admin.caller(built.worker, "ana", max_budget=1, rpm_limit=120, max_parallel_requests=8)
         async with load([ana] * 12, built.workers) as running:

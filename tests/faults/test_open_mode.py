@@ -23,7 +23,7 @@ DEGRADED = "x-llmweir-degraded"
 REPLAY = scripts.load("replay")
 
 
-async def test_callers_seen_before_pass_and_are_told_and_others_are_503(tmp_path: Path) -> None:
+async def test_p11_callers_seen_before_pass_and_are_told_and_others_are_503(tmp_path: Path) -> None:
     async with house(tmp_path, on_store_failure="open") as built:
         ana, bob = await _known_and_unknown(built)
         _take_redis_away(built)
@@ -42,7 +42,7 @@ async def test_callers_seen_before_pass_and_are_told_and_others_are_503(tmp_path
         assert await built.admin.metric(built.worker, "llmweir_outbox_records") == 0
 
 
-async def test_a_worker_started_anew_in_the_outage_still_knows_its_callers(tmp_path: Path) -> None:
+async def test_p11_a_worker_started_anew_in_the_outage_still_knows_its_callers(tmp_path: Path) -> None:
     async with house(tmp_path, on_store_failure="open") as built:
         ana, bob = await _known_and_unknown(built)
         await until(lambda: _written_callers(built) == 1, "the caller is written down")
@@ -59,7 +59,7 @@ async def test_a_worker_started_anew_in_the_outage_still_knows_its_callers(tmp_p
         assert books.days_requests == 2
 
 
-async def test_who_was_shut_out_before_the_outage_does_not_get_in_by_it(tmp_path: Path) -> None:
+async def test_p11_who_was_shut_out_before_the_outage_does_not_get_in_by_it(tmp_path: Path) -> None:
     async with house(tmp_path, on_store_failure="open") as built:
         ana, _ = await _known_and_unknown(built)
         blocked = await built.admin.post(built.worker, "/user/block", {"user_ids": ["ana"]})
@@ -69,7 +69,7 @@ async def test_who_was_shut_out_before_the_outage_does_not_get_in_by_it(tmp_path
         assert (await ana.chat(built.worker)).status == 503
 
 
-async def test_requests_in_flight_when_redis_goes_away_are_charged_once_when_it_is_back(tmp_path: Path) -> None:
+async def test_p11_requests_in_flight_when_redis_goes_away_are_charged_once_when_it_is_back(tmp_path: Path) -> None:
     async with house(tmp_path, lease_ttl_s=30) as built:
         ana, _ = await _known_and_unknown(built)
         await _use_during_an_outage(built, ana, built.worker)
@@ -85,7 +85,7 @@ async def test_requests_in_flight_when_redis_goes_away_are_charged_once_when_it_
 
 
 @pytest.mark.parametrize("mode", ["closed", "open"])
-async def test_the_outbox_of_a_worker_killed_in_the_outage_is_replayed_once_by_another(
+async def test_p11_the_outbox_of_a_worker_killed_in_the_outage_is_replayed_once_by_another(
     tmp_path: Path, mode: str
 ) -> None:
     async with house(tmp_path, workers=2, on_store_failure=mode, lease_ttl_s=30) as built:
@@ -103,7 +103,7 @@ async def test_the_outbox_of_a_worker_killed_in_the_outage_is_replayed_once_by_a
 
 
 @pytest.mark.parametrize("mode", ["closed", "open"])
-async def test_a_worker_killed_in_the_middle_of_the_replay_leaves_the_rest_to_another_and_nothing_is_charged_twice(
+async def test_p11_a_worker_killed_in_the_middle_of_the_replay_leaves_the_rest_to_another_and_nothing_is_charged_twice(
     tmp_path: Path, mode: str
 ) -> None:
     async with house(tmp_path, workers=2, on_store_failure=mode, lease_ttl_s=30) as built:
@@ -122,7 +122,7 @@ async def test_a_worker_killed_in_the_middle_of_the_replay_leaves_the_rest_to_an
         assert await built.check() == []
 
 
-async def test_a_replay_whose_reply_is_lost_is_repeated_and_charged_once(tmp_path: Path) -> None:
+async def test_p11_a_replay_whose_reply_is_lost_is_repeated_and_charged_once(tmp_path: Path) -> None:
     async with house(tmp_path, on_store_failure="open", lease_ttl_s=30) as built:
         ana, _ = await _known_and_unknown(built)
         _take_redis_away(built)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from llmweir.engine.connect import connect
 from llmweir.engine.embedded import EmbeddedValkey
@@ -49,7 +50,8 @@ async def connected(settings: Settings) -> AsyncIterator[AnyLink]:
         if settings.redis_url is not None:
             url = settings.redis_url.get_secret_value()
         else:
-            url = stack.enter_context(await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)).url
+            start = partial(EmbeddedValkey.start, settings.data_dir, fsync=settings.fsync)
+            url = stack.enter_context(await asyncio.to_thread(start)).url
         link = connect(url, timeout_ms=max(_PATIENCE_MS, settings.store_timeout_ms))
         try:
             yield link

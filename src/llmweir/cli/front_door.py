@@ -105,6 +105,7 @@ class FrontDoor(HttpToolsProtocol):
         is_asking = cycle is not None and not self._in_head and not self._in_body and not self.pipeline
         if not is_asking or self.cycle.response_started or self.cycle.scope["http_version"] != "1.1":
             return False
+        self.cycle.keep_alive = False  # it can ask no more
         self._knock(_KNOCKS_S)
         return True
 

@@ -40,14 +40,14 @@ async def walked_ids(link: AnyLink) -> AsyncIterator[str]:
 
 async def scan(link: AnyLink, pattern: bytes) -> AsyncIterator[list[bytes]]:
     """All keys of Redis that match, a part after the other; one may come twice."""
-    cursor = b"0"
-    while True:
-        reply = cast(tuple[bytes, list[bytes]], await link.call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", CHUNK))
-        cursor, found = reply
-        if found:
-            yield found
-        if cursor == b"0":
-            return
+    await link.ready()
+    for master in link.masters:
+        cursor = b""
+        while cursor != b"0":
+            reply = await master.call(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", CHUNK)
+            cursor, found = cast(tuple[bytes, list[bytes]], reply)
+            if found:
+                yield found
 
 
 def _by_id() -> bytes:

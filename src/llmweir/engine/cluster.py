@@ -76,6 +76,11 @@ class ClusterLink(AnyLink):
             return self._down is not None
         return all(link.is_down for link in self._links.values())
 
+    @property
+    def masters(self) -> tuple[AnyLink, ...]:
+        """The links to each master that has slots."""
+        return tuple(dict.fromkeys(link for link in self._owners if link is not None))
+
     def post(self, packed: bytes, receiver: Receiver) -> None:
         """Sends a packed command to the master of its first key's slot."""
         slot = slot_of(packed)

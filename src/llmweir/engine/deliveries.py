@@ -43,7 +43,7 @@ class Delivery:
     `may_be_done`: Redis may have carried it out, though it has not said so.
     """
 
-    __slots__ = ("_deliveries", "_over", "_waiter", "admission", "may_be_done", "settlement")
+    __slots__ = ("_deliveries", "_over", "_waiter", "admission", "is_sent_again", "may_be_done", "settlement")
 
     def __init__(self, deliveries: Deliveries, settlement: Settlement, admission: Admission | None) -> None:
         self._deliveries = deliveries
@@ -52,6 +52,7 @@ class Delivery:
         self.settlement = settlement
         self.admission = admission
         self.may_be_done = False
+        self.is_sent_again = False
 
     def done(self) -> bool:
         """Whether there is a reply or an error."""
@@ -65,7 +66,11 @@ class Delivery:
             self._waiter.set_result(reply)
 
     def set_exception(self, error: BaseException) -> None:
-        """Takes an error: the settlement is kept."""
+        """Takes an error: the settlement is kept, or sent again with its script."""
+        if not self.is_sent_again and str(error).startswith("NOSCRIPT"):
+            self.is_sent_again = True
+            self._deliveries.load_and_send(self)
+            return
         self._over = error
         self._deliveries.not_delivered(self, error)
         if self._waiter is not None and not self._waiter.done():
@@ -145,19 +150,22 @@ class Deliveries:
             self.on_soft_budget(SoftBudgetCrossed(user_id, _int(spend_nanos), _int(soft_budget_nanos)))
 
     def not_delivered(self, delivery: Delivery, error: BaseException) -> None:
-        """Keeps a settlement; a script cache that was flushed is filled again."""
+        """Keeps a settlement."""
         self._on_the_way -= 1
         if self._none_on_the_way is not None:
             self._tell_idle()
         if isinstance(error, StoreUnavailableError):
             delivery.may_be_done = error.may_be_done or delivery.admission is None
-        elif str(error).startswith("NOSCRIPT"):
-            script = self._cancel if delivery.settlement.cancelled else self._settle
-            self._link.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
         else:
             _log.error("settlement_refused error=%r", str(error))
             delivery.may_be_done = True
         self._replays.keep(delivery.kept())
+
+    def load_and_send(self, delivery: Delivery) -> None:
+        """Fills a script cache that was flushed, and sends a settlement again in the same turn."""
+        script = self._cancel if delivery.settlement.cancelled else self._settle
+        self._link.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
+        self._link.post(self._pack(delivery.settlement), delivery)
 
     async def idle(self) -> None:
         """Waits until every settlement that was sent is answered, or kept."""

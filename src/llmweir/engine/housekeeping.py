@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.known_callers import KnownCallers
-from llmweir.engine.link import AnyLink, ReplyError
+from llmweir.engine.link import AnyLink
 from llmweir.engine.outbox import Outbox
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError
 
 _log = logging.getLogger("llmweir.engine")
-_TURN_S = 1.0
-"""How often the disk is to have what was written, at least."""
+_WRITE_S = 0.5
+"""How often the disk is to have what was written, so that it has it within a second."""
 
 _ADOPT_S = 5.0
-"""How often to look for what dead workers have left."""
+"""How often to look for what dead workers have left, and whether the bundled Valkey is there."""
 
 
 class Housekeeping:
-    """The tasks of one worker's event loop; `embedded` is its share in the bundled Valkey, if there is one."""
+    """The tasks of one worker's event loop; `embedded` is its share in the bundled Valkey, if there is one.
+
+    They are separate: a disk or a server that takes its time must not keep a lease from being renewed.
+    """
 
     def __init__(
         self,
@@ -42,58 +44,53 @@ class Housekeeping:
         self._embedded = embedded
         self._renew_s = renew_s
         self._is_stopping = False
-        self._adopt_at_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._in_threads: set[asyncio.Future[object]] = set()
 
     def start(self) -> None:
         """Starts the tasks in the running event loop."""
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._renew_leases()), loop.create_task(self._tidy())]
+        jobs = ((self._renew, self._renew_s / 2), (self._write, _WRITE_S), (self._look_after, _ADOPT_S))
+        self._tasks = [asyncio.create_task(self._repeat(job, pause_s)) for job, pause_s in jobs]
 
     async def stop(self) -> None:
-        """Stops the tasks."""
+        """Stops the tasks; what a thread has begun is done when this returns."""
         self._is_stopping = True
         running = [task for task in self._tasks if not task.done()]  # none where their event loop has ended
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, *self._in_threads, return_exceptions=True)
 
-    async def _renew_leases(self) -> None:
-        """Renews in time whatever happens on the disk meanwhile; it also ends the link with its event loop."""
+    async def _repeat(self, job: Callable[[], Awaitable[None]], pause_s: float) -> None:
         try:
             while True:
-                await asyncio.sleep(self._renew_s / 2)
-                await self._renew_once()
+                await asyncio.sleep(pause_s)
+                try:
+                    await job()
+                except StoreUnavailableError:
+                    continue  # the link has said so
+                except Exception:  # noqa: BLE001 (whatever it was, the next turn comes)
+                    _log.exception("housekeeping_failed job=%s", job.__name__.strip("_"))
         finally:
             if not self._is_stopping:  # an event loop that ends without a word
                 await self._link.aclose()
 
-    async def _renew_once(self) -> None:
-        try:
-            await self._store.renew(older_than_s=self._renew_s / 2)
-        except StoreUnavailableError:
-            return  # the link has said so
-        except ReplyError as error:
-            _log.error("renewal_refused error=%r", str(error))
+    async def _renew(self) -> None:
+        await self._store.renew(older_than_s=self._renew_s / 2)
 
-    async def _tidy(self) -> None:
-        while True:
-            await self._tidy_once()
-            await asyncio.sleep(_TURN_S)
-
-    async def _tidy_once(self) -> None:
+    async def _write(self) -> None:
+        self._store.send_kept()
         await self._in_thread(self._outbox.sync)
-        if time.monotonic() >= self._adopt_at_s:
-            self._adopt_at_s = time.monotonic() + _ADOPT_S
-            await self._in_thread(self._outbox.adopt)
-            if self._embedded is not None and not self._link.is_up:
-                await self._in_thread(self._embedded.ensure_running)
         if self._known_callers is not None:
             await self._in_thread(self._known_callers.flush)
-        self._store.send_kept()
+
+    async def _look_after(self) -> None:
+        await self._in_thread(self._outbox.adopt)
+        if self._embedded is not None and not self._link.is_up:
+            await self._in_thread(self._embedded.ensure_running)
 
     async def _in_thread(self, act: Callable[[], object]) -> None:
-        try:
-            await asyncio.to_thread(act)
-        except (OSError, StoreUnavailableError) as error:
-            _log.error("housekeeping_failed error=%r", str(error))
+        """Waits for a thread that is not cancelled with its task: it would go on alone, in what is being closed."""
+        working = asyncio.ensure_future(asyncio.to_thread(act))
+        self._in_threads.add(working)
+        working.add_done_callback(self._in_threads.discard)
+        await asyncio.shield(working)

@@ -22,7 +22,10 @@ async def inspect(link: AnyLink, *, clock_ms: Callable[[], int] = _wall_clock_ms
 
     Commands that Redis refuses (a managed one does, or an ACL) are remarks too: we were not allowed to look.
     """
-    return remarks_of(await _ask(link, clock_ms))
+    if not link.masters:  # a cluster that was not asked yet
+        await link.ready()
+    of_masters = [remarks_of(await _ask(master, clock_ms)) for master in link.masters]
+    return [max(same, key=_gravity) for same in zip(*of_masters, strict=True)]
 
 
 async def warnings_of(link: AnyLink) -> list[str]:
@@ -45,6 +48,10 @@ async def _ask(link: AnyLink, clock_ms: Callable[[], int]) -> Facts:
         config=_parameters(config),
         skew_ms=_time_ms(now) - middle_ms if isinstance(now, list) else None,
     )
+
+
+def _gravity(remark: Remark) -> int:
+    return ("ok", "unknown", "warning", "error").index(remark.verdict)
 
 
 def _allowed(reply: Reply | BaseException) -> Reply:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from importlib import resources
 from typing import Final
 
 from llmweir.engine import keys, scripts
 from llmweir.engine.inspection_rules import Remark
-from llmweir.engine.link import AnyLink, Reply, ReplyError
+from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
 
 SCRIPT_COMMANDS: Final = (
     "EXISTS 1", "HSET 1 f 1", "HSETNX 1 f 1", "HINCRBY 1 f 1", "HGET 1 f", "HMGET 1 f", "HGETALL 1", "HKEYS 1",
@@ -20,9 +21,9 @@ SCRIPT_COMMANDS: Final = (
 
 COMMANDS: Final = (
     "GET 2", "SET 2 v NX PX 1", "DEL 2", "HGET 1 f", "HMGET 1 f", "HGETALL 1", "HEXISTS 1 f", "ZCARD 3", "ZSCORE 3 m",
-    "ZRANGE 3 0 0", "ZREVRANGE 3 0 0", "ZRANGEBYLEX 3 - +", "SCAN 0 COUNT 1",
+    "ZRANGE 3 0 0", "ZREVRANGE 3 0 0",
 )  # fmt: skip
-"""Every command that is sent by itself. What is set is gone at once: a probe leaves nothing behind."""
+"""Every command that `serve` sends by itself. What is set is gone at once: a probe leaves nothing behind."""
 
 # Tries each command (ARGV: lines), and takes back what it wrote; the reply is what was refused, line by line.
 _PROBE = """
@@ -63,10 +64,10 @@ async def _scripts(link: AnyLink) -> Remark:
 
 async def _struct(link: AnyLink) -> Remark:
     try:
-        packed = await link.call(b"EVAL", _PACKS, 1, _probe_keys()[0], 2**53 - 1)
+        packed = await _run(link, _PACKS, 1, _probe_keys()[0], 2**53 - 1)
     except ReplyError as error:
         if any(word in str(error) for word in _REFUSED):
-            return Remark("struct", "unknown", "Lua's struct library: not allowed to look (EVAL).")
+            return Remark("struct", "unknown", "Lua's struct library: not allowed to look.")
         return Remark("struct", "error", f"Lua's struct library is needed, and does not work here: {_said(error)}")
     if packed != 2**53 - 1:
         return Remark("struct", "error", "Lua's struct library packs numbers wrongly here.")
@@ -75,7 +76,7 @@ async def _struct(link: AnyLink) -> Remark:
 
 async def _rights(link: AnyLink) -> Remark:
     try:
-        in_scripts = await link.call(b"EVAL", _PROBE, 3, *_probe_keys(), *SCRIPT_COMMANDS)
+        in_scripts = await _run(link, _PROBE, 3, *_probe_keys(), *SCRIPT_COMMANDS)
     except ReplyError as error:
         return Remark("rights", "error", f"Scripts cannot be run on keys that begin with lw: - {_said(error)}")
     replies = await asyncio.gather(*(link.call(*_spelled(line)) for line in COMMANDS), return_exceptions=True)
@@ -93,6 +94,13 @@ async def _rights(link: AnyLink) -> Remark:
     if others:
         return Remark("rights", "error", f"Redis does not do what it is told: {_plain(others[0])}")
     return Remark("rights", "ok", "All commands are allowed, and writes are taken.")
+
+
+async def _run(link: AnyLink, source: str, *arguments: Argument) -> Reply:
+    """Runs Lua as the hot path does: a user with the least rights may not EVAL."""
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    await link.call(b"SCRIPT", b"LOAD", source)
+    return await link.call(b"EVALSHA", sha, *arguments)
 
 
 def _probe_keys() -> tuple[bytes, bytes, bytes]:

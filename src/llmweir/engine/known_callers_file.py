@@ -61,7 +61,7 @@ class CallersFile:
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another one is at it: nobody waits
                 if not os.path.samestat(os.fstat(fd), self._path.stat()):
                     return None
                 for suffix in ("-wal", "-shm", ""):  # a new file must never find the log of the old one

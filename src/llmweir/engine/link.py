@@ -49,6 +49,9 @@ _MISPLACED: Mapping[str, str] = {
     "ASK": "it is one node of a cluster, which redis_url should name as redis+cluster://",
 }
 _OF_SCRIPT = "ERR Error running script"
+_CANNOT_NOW = frozenset(
+    ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
+)
 
 
 def code_of(error: ReplyError) -> str:
@@ -58,6 +61,11 @@ def code_of(error: ReplyError) -> str:
         inner = re.search(r": -([A-Z]+) ", text)
         return inner[1] if inner is not None else "ERR"
     return text.partition(" ")[0]
+
+
+def says_unavailable(error: Exception) -> bool:
+    """Whether an error means that Redis is away: it does not answer, or answers that it cannot serve anybody now."""
+    return not isinstance(error, ReplyError) or code_of(error) in _CANNOT_NOW
 
 
 class AnyLink(ABC):
@@ -78,6 +86,11 @@ class AnyLink(ABC):
     @abstractmethod
     def is_down(self) -> bool:
         """Whether every call fails at once and never leaves."""
+
+    @property
+    def masters(self) -> tuple[AnyLink, ...]:
+        """The links to each server that holds keys of its own; known once a call was answered."""
+        return (self,)
 
     @abstractmethod
     def post(self, packed: bytes, receiver: Receiver) -> None:
@@ -113,8 +126,12 @@ class AnyLink(ABC):
         except ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
+        return await self.load_and_send(script, packed)
+
+    def load_and_send(self, script: Script, packed: bytes) -> asyncio.Future[Reply]:
+        """Fills a script cache that was flushed, and runs the script."""
         self.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
-        return await self.send(packed)
+        return self.send(packed)
 
 
 class Link(AnyLink):

@@ -92,11 +92,11 @@ class Outbox:
         with self._mine():
             return sum(file.records for file in self._files) + len(self._unwritten)
 
-    def keep(self, kept: KeptSettlement) -> None:
-        """Writes a record to the file before it returns; what the disk does not take is kept in memory, and counted."""
+    def keep(self, *kept: KeptSettlement) -> None:
+        """Writes records to the file before it returns; what the disk does not take is kept in memory, and counted."""
         with self._mine():
             is_failing = bool(self._unwritten)
-            self._unwritten.append(Entry(pack(kept), kept, None))
+            self._unwritten.extend(Entry(pack(one), one, None) for one in kept)
             if not is_failing or time.monotonic() >= self._next_try_s:
                 self._write()
 

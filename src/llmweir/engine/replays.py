@@ -10,14 +10,14 @@ from typing import Final, Protocol
 
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import KeptSettlement, SoftBudgetCrossed
-from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
+from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError, code_of
 from llmweir.errors import StoreUnavailableError
 
 TOMBSTONE_LIFE_MS: Final = 600_000
 """How long an admission may be under way after it was undone, and still count nothing."""
 
 _BATCH = 200
-_SCRIPT_FAULTS = ("ERR", "WRONGTYPE")
+_SCRIPT_FAULTS = frozenset(("ERR", "WRONGTYPE"))
 _log = logging.getLogger("llmweir.store")
 
 
@@ -32,8 +32,8 @@ class Shelf(Protocol):
     def records(self) -> int:
         """How many are kept."""
 
-    def keep(self, kept: KeptSettlement) -> None:
-        """Take one more."""
+    def keep(self, *kept: KeptSettlement) -> None:
+        """Take some more."""
 
     def oldest(self, count: int) -> list[KeptSettlement]:
         """Give the oldest that are not confirmed."""
@@ -61,9 +61,9 @@ class MemoryShelf:
         """How many are kept."""
         return len(self._kept)
 
-    def keep(self, kept: KeptSettlement) -> None:
-        """Takes one more."""
-        self._kept.append(kept)
+    def keep(self, *kept: KeptSettlement) -> None:
+        """Takes some more."""
+        self._kept.extend(kept)
 
     def oldest(self, count: int) -> list[KeptSettlement]:
         """Gives the oldest that are not confirmed."""
@@ -90,6 +90,7 @@ class Replays:
         self._memo_ttl_ms = memo_ttl_ms
         self._script = scripts.load("replay")
         self._task: asyncio.Task[None] | None = None
+        self._new: list[KeptSettlement] = []
 
     @property
     def has_room(self) -> bool:
@@ -99,26 +100,32 @@ class Replays:
     @property
     def kept(self) -> int:
         """The number of settlements that wait for Redis."""
-        return self._shelf.records
+        return self._shelf.records + len(self._new)
 
     def keep(self, kept: KeptSettlement) -> None:
-        """Keeps a settlement until Redis has answered for it."""
-        self._shelf.keep(kept)
-        self.wake()
+        """Keeps a settlement until Redis has answered for it; those of one event-loop turn go to the shelf together."""
+        if not self._new:
+            asyncio.get_running_loop().call_soon(self.wake)
+        self._new.append(kept)
 
     def wake(self) -> None:
-        """Sends what is kept, if Redis answers and it is not under way already."""
+        """Shelves what is new, and sends what is kept, if Redis answers and that is not under way already."""
+        if self._new:
+            new, self._new = self._new, []
+            self._shelf.keep(*new)
         if self._task is None and not self._link.is_down and self._shelf.records:
             self._task = asyncio.get_running_loop().create_task(self._replay_all())
             self._task.add_done_callback(self._ended)
 
     async def idle(self) -> None:
         """Waits until all that is kept is settled, or Redis does not answer."""
+        self.wake()
         while self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Stops; what is kept stays on the shelf."""
+        self.wake()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -141,7 +148,7 @@ class Replays:
 
     def _goes_on(self, kept: KeptSettlement, error: BaseException) -> bool:
         """Whether the rest may be sent: a fault of this one alone sets it aside, else Redis is to be waited for."""
-        if isinstance(error, ReplyError) and str(error).startswith(_SCRIPT_FAULTS):
+        if isinstance(error, ReplyError) and code_of(error) in _SCRIPT_FAULTS:
             _log.error("settlement_refused request_id=%s error=%r", kept.request_id, str(error))
             self._shelf.refuse_oldest()
             return True

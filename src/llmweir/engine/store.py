@@ -138,7 +138,7 @@ class Store:
             except ReplyError as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
-                reply = await self.link.run_packed(self._admit, packed)
+                reply = await self.link.load_and_send(self._admit, packed)
         except (StoreUnavailableError, asyncio.CancelledError) as error:
             # The call may have been carried out without its reply reaching us; nobody is let in, so undo it.
             if not isinstance(error, StoreUnavailableError) or error.may_be_done:
@@ -259,11 +259,6 @@ class Store:
     def in_flight(self) -> int:
         """The number of requests that were admitted and are not settled yet."""
         return len(self._in_flight)
-
-    @property
-    def settlements_kept(self) -> int:
-        """The number of settlements that Redis has not answered for, and that are sent again."""
-        return self._replays.kept
 
     @property
     def is_busy(self) -> bool:

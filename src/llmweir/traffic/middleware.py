@@ -19,7 +19,7 @@ import msgspec
 from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LetThrough, LimitRefused, Refusal, Standing
 from llmweir.engine.asks import AliasOf, Ask
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import ReplyError
+from llmweir.engine.link import ReplyError, says_unavailable
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
 from llmweir.metrics import Metrics
@@ -208,19 +208,21 @@ class Gate:
     async def _owner_of(self, request: _Request) -> str | None:
         try:
             return await self._within(request, self._store.owner_of(request.key_hash))
-        except (StoreUnavailableError, ReplyError):
-            caller = self._known_caller(request)
+        except (StoreUnavailableError, ReplyError) as error:
+            caller = self._known_caller(request, error)
             if caller is None:
                 raise
             return caller.user_id
 
-    def _known_caller(self, request: _Request) -> Caller | None:
-        """Who may come in while the store is away: nobody, or whoever was let in before."""
-        return self._store.known_caller(request.key_hash, request.user_id) if self._opens else None
+    def _known_caller(self, request: _Request, error: Exception) -> Caller | None:
+        """Who may come in while the store is away, as `error` says: nobody, or whoever was let in before."""
+        if not self._opens or not says_unavailable(error):
+            return None
+        return self._store.known_caller(request.key_hash, request.user_id)
 
     async def _within(self, request: _Request, asking: Awaitable[_T]) -> _T:
         """Asks the store one of several things: the time it may take is for all of them together."""
-        left_s, begun_s = request.store_left_s or self._store_timeout_s, time.monotonic()
+        left_s, begun_s = max(0.001, request.store_left_s or self._store_timeout_s), time.monotonic()
         try:
             async with asyncio.timeout(left_s):
                 return await asking
@@ -274,49 +276,48 @@ class Gate:
                 "\n".join(facts.cache_controls),
                 self._default_digest,
             )
-            decision = await self._ask(request, ask)
-            if isinstance(decision, Admitted | LetThrough):
+            decision: Decision | AliasOf | LetThrough | None
+            begun_s = time.monotonic()
+            asking = self._store.admit(ask)
+            try:
+                decision = await (self._within(request, asking) if request.store_left_s else asking)
+            except (StoreUnavailableError, ReplyError) as error:
+                decision = self._let_through(request, ask, error)
+                if decision is None:
+                    raise
+            if isinstance(decision, (Admitted, LetThrough)):
+                request_id = request.request_id if isinstance(decision, Admitted) else decision.request_id
                 reservation = Reservation(
-                    self._store,
-                    self._estimator,
-                    request.request_id if isinstance(decision, Admitted) else decision.request_id,
-                    request.user_id,
-                    model,
-                    facts,
-                    hold,
-                    rates,
-                    self._metrics,
+                    self._store, self._estimator, request_id, request.user_id, model, facts, hold, rates, self._metrics
                 )
                 return decision, reservation
-            if isinstance(decision, LimitRefused):
-                who = self._store.name_of(request.user_id, request.key_hash)
-                refusal = refusals.limit_refused(decision, who, model, self._options.budget_exceeded_status)
-                raise Refused(refusal, decision.standing)
-            if isinstance(decision, AliasOf):
-                model = decision.model
-                if route.path_model is not None:
-                    replace_model(path_of(request.scope), model)  # as above
-            else:
-                await self._within(request, self._heal(request, decision))
+            request.store_left_s = request.store_left_s or self._store_timeout_s - (time.monotonic() - begun_s)
+            model = await self._model_to_ask_again_with(request, decision, model)
         raise Refused(refusals.unauthenticated("unknown_user"))
 
-    async def _ask(self, request: _Request, ask: Ask) -> Decision | AliasOf | LetThrough:
-        """Asks the store; while that is away, callers that were let in before may be let through."""
-        try:
-            if request.store_left_s:
-                return await self._within(request, self._store.admit(ask))
-            begun_s = time.monotonic()
-            decision = await self._store.admit(ask)
-            if not isinstance(decision, Admitted):
-                request.store_left_s = max(0.001, self._store_timeout_s - (time.monotonic() - begun_s))
-            return decision
-        except (StoreUnavailableError, ReplyError):
-            caller = self._known_caller(request)
-            ask = msgspec.structs.replace(ask, request_id=f"{ask.request_id}-open")
-            if caller is None or not self._store.let_through(ask):
-                raise
-            self._metrics.let_through += 1
-            return LetThrough(caller, ask.request_id)
+    async def _model_to_ask_again_with(
+        self, request: _Request, decision: CallerRefused | LimitRefused | AliasOf, model: str
+    ) -> str:
+        """Mends what can be mended after a first answer, or raises Refused."""
+        if isinstance(decision, LimitRefused):
+            who = self._store.name_of(request.user_id, request.key_hash)
+            refusal = refusals.limit_refused(decision, who, model, self._options.budget_exceeded_status)
+            raise Refused(refusal, decision.standing)
+        if isinstance(decision, AliasOf):
+            if request.route.path_model is not None:
+                replace_model(path_of(request.scope), decision.model)  # refused here, as before
+            return decision.model
+        await self._within(request, self._heal(request, decision))
+        return model
+
+    def _let_through(self, request: _Request, ask: Ask, error: Exception) -> LetThrough | None:
+        """Lets a caller through who was let in before, while the store is away; None where that may not be."""
+        caller = self._known_caller(request, error)
+        ask = msgspec.structs.replace(ask, request_id=f"{ask.request_id}-open")
+        if caller is None or not self._store.let_through(ask):
+            return None
+        self._metrics.let_through += 1
+        return LetThrough(caller, ask.request_id)
 
     async def _authorise(self, request: _Request) -> Caller:
         for _ in range(_MOST_ADMISSION_CALLS):
@@ -325,8 +326,8 @@ class Gate:
             )
             try:
                 caller = await self._within(request, asking)
-            except (StoreUnavailableError, ReplyError):
-                known = self._known_caller(request)
+            except (StoreUnavailableError, ReplyError) as error:
+                known = self._known_caller(request, error)
                 if known is None:
                     raise
                 return known
