@@ -45,7 +45,7 @@ class Engine:
         webhook = settings.alert_webhook_url
         self.metrics = Metrics()
         self._alerts = Alerts(webhook.get_secret_value() if webhook is not None else None)
-        self._outbox: Outbox
+        self._outbox: Outbox | None = None
         self.link: AnyLink
         self.store: Store
         self.users: Users
@@ -58,7 +58,9 @@ class Engine:
         """
         settings, memo_ttl_ms = self._settings, self._settings.memo_ttl_s * 1000
         self.link = connect(await self._url(), timeout_ms=settings.store_timeout_ms)
-        self._outbox = Outbox(
+        if self._outbox is not None:  # of an event loop that ended without a word
+            await asyncio.to_thread(self._outbox.close)
+        outbox = self._outbox = Outbox(
             settings.data_dir / "outbox",
             fsync=settings.fsync,
             max_bytes=settings.outbox_max_bytes,
@@ -70,7 +72,7 @@ class Engine:
             self.link,
             lease_ttl_ms=settings.lease_ttl_s * 1000,
             memo_ttl_ms=memo_ttl_ms,
-            shelf=self._outbox,
+            shelf=outbox,
             known_callers=self._known_callers,
         )
         self.store.tell_soft_budgets(self._soft_budget_crossed)
@@ -83,9 +85,9 @@ class Engine:
                 for warning in await warnings_of(self.link):
                     _log.warning("redis_is_not_safe %s", warning)
         self._housekeeping = Housekeeping(
-            self.link, self.store, self._outbox, self._known_callers, self._embedded, renew_s=settings.lease_renew_s
+            self.link, self.store, outbox, self._known_callers, self._embedded, renew_s=settings.lease_renew_s
         )
-        await asyncio.to_thread(self._outbox.adopt)
+        await asyncio.to_thread(outbox.adopt)
         self._housekeeping.start()
         self.store.send_kept()
 
@@ -109,7 +111,8 @@ class Engine:
                     await self.store.drain()
             await self.store.aclose()
             await self.link.aclose()
-            await asyncio.to_thread(self._outbox.close)
+            if self._outbox is not None:
+                await asyncio.to_thread(self._outbox.close)
             if self._known_callers is not None:
                 await asyncio.to_thread(self._known_callers.close)
         await self._alerts.aclose()
@@ -119,6 +122,7 @@ class Engine:
     def look(self) -> Moment:
         """How this worker stands right now, for its metrics."""
         outbox = self._outbox
+        assert outbox is not None  # noqa: S101 (it has started)
         return Moment(
             in_flight=self.store.in_flight,
             is_store_up=self.link.is_up,

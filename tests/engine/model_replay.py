@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.engine.model import Rules
-from tests.engine.model_parts import SPAN_S, Event, OwnLimits, Row, Scope, Want, end_of_period
+from tests.engine.model_parts import SPAN_S, Event, Key, OwnLimits, Row, Scope, Want, end_of_period
 
 
 @dataclass
 class LetThrough:
-    """A request that was let through while Redis was away; its want has no name of a key that is gone."""
+    """A request that was let through while Redis was away; `key` is its API key, which may be made anew or deleted."""
 
     request_id: str
     want: Want
     at_ms: int
     key_hash: str = ""
+    key: Key | None = None
+
+    def settle_as(self, rules: Rules) -> None:
+        """Names the key as it is known now: "" where it is gone."""
+        names = [name for name, key in rules.keys.items() if key is self.key]
+        self.want = self.want._replace(key=names[0] if names else "")
 
 
 def replay(rules: Rules, request_id: str, used: tuple[int, int, int], **how: bool) -> bool:

@@ -350,7 +350,8 @@ class Life(RuleBasedStateMachine):
     def let_through(self, want: Want) -> None:
         key_hash = hash_key(self.secrets[want.key]) if want.key in self.model.keys else ""
         want = want._replace(key=want.key if key_hash else "")
-        self.let_through_.append(LetThrough(f"o{len(self.let_through_)}", want, self.clock(), key_hash))
+        key = self.model.keys.get(want.key)
+        self.let_through_.append(LetThrough(f"o{len(self.let_through_)}", want, self.clock(), key_hash, key))
 
     @precondition(lambda self: self.let_through_)
     @rule(which=which, used=st.tuples(tokens, tokens, nanos), failed=st.booleans(), ask_after=st.booleans())
@@ -359,9 +360,7 @@ class Life(RuleBasedStateMachine):
     ) -> None:
         asked = self.let_through_[-1 - which % len(self.let_through_)]
         used = (0, 0, 0) if failed else used
-        key = self.model.keys.get(asked.want.key)
-        if key is None or hash_key(self.secrets[asked.want.key]) != asked.key_hash:
-            asked.want = asked.want._replace(key="")  # made anew, or gone
+        asked.settle_as(self.model)
         self.model.catch_up(self.clock())
         known = count_anew(self.model, asked, used, failed, self.clock())
         kept = KeptSettlement(

@@ -17,7 +17,7 @@ import hiredis
 
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import Ask, KeptSettlement, Settlement, SoftBudgetCrossed
-from llmweir.engine.link import AnyLink, Argument, Reply
+from llmweir.engine.link import AnyLink, Argument, Reply, says_unavailable
 from llmweir.engine.packing import Blank, template
 from llmweir.engine.replays import TOMBSTONE_LIFE_MS, Replays
 from llmweir.errors import StoreUnavailableError
@@ -90,7 +90,7 @@ class Delivery:
         settlement, admission = self.settlement, self.admission
         at_ms = 0
         if admission is not None:
-            at_ms = int((time.time() - (time.monotonic() - admission.admitted_s)) * 1000)
+            at_ms = self._deliveries.now_ms() - int((time.monotonic() - admission.admitted_s) * 1000)
         return KeptSettlement(
             request_id=settlement.request_id,
             user_id=settlement.user_id,
@@ -158,8 +158,13 @@ class Deliveries:
             delivery.may_be_done = error.may_be_done or delivery.admission is None
         else:
             _log.error("settlement_refused error=%r", str(error))
-            delivery.may_be_done = True
+            delivery.may_be_done = not says_unavailable(error)
         self._replays.keep(delivery.kept())
+
+    def now_ms(self) -> int:
+        """The time by this worker's clock."""
+        now = self._now_argument()
+        return now if isinstance(now, int) else time.time_ns() // 1_000_000
 
     def load_and_send(self, delivery: Delivery) -> None:
         """Fills a script cache that was flushed, and sends a settlement again in the same turn."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.known_callers import KnownCallers
@@ -86,7 +87,7 @@ class Housekeeping:
     async def _look_after(self) -> None:
         await self._in_thread(self._outbox.adopt)
         if self._embedded is not None and not self._link.is_up:
-            await self._in_thread(self._embedded.ensure_running)
+            await self._in_thread(partial(self._embedded.ensure_running, timeout_s=_ADOPT_S))
 
     async def _in_thread(self, act: Callable[[], object]) -> None:
         """Waits for a thread that is not cancelled with its task: it would go on alone, in what is being closed."""

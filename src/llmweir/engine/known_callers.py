@@ -40,7 +40,7 @@ AND (excluded.caller IS NOT caller OR abs(excluded.seen_ms - seen_ms) > {_REFRES
 """  # noqa: S608 (constants)
 _LOST = f"""
 UPDATE callers SET caller = NULL, seen_ms = :seen_ms
-WHERE name = :name AND (seen_ms <= :seen_ms OR seen_ms > :now_ms + {_CLOCK_LEEWAY_MS})
+WHERE name = :name AND (seen_ms <= :seen_ms + {_CLOCK_LEEWAY_MS} OR seen_ms > :now_ms + {_CLOCK_LEEWAY_MS})
 """  # noqa: S608 (constants)
 _FIND = "SELECT caller, seen_ms FROM callers WHERE name = ?"
 _TRIM = """

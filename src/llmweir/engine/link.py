@@ -63,7 +63,7 @@ def code_of(error: ReplyError) -> str:
     return text.partition(" ")[0]
 
 
-def says_unavailable(error: Exception) -> bool:
+def says_unavailable(error: BaseException) -> bool:
     """Whether an error means that Redis is away: it does not answer, or answers that it cannot serve anybody now."""
     return not isinstance(error, ReplyError) or code_of(error) in _CANNOT_NOW
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from llmweir.engine import keys, scripts
@@ -17,6 +18,7 @@ TOMBSTONE_LIFE_MS: Final = 600_000
 """How long an admission may be under way after it was undone, and still count nothing."""
 
 _BATCH = 200
+_AFTER_SOME_FAILED_S = 5.0
 _SCRIPT_FAULTS = frozenset(("ERR", "WRONGTYPE"))
 _log = logging.getLogger("llmweir.store")
 
@@ -91,6 +93,7 @@ class Replays:
         self._script = scripts.load("replay")
         self._task: asyncio.Task[None] | None = None
         self._new: list[KeptSettlement] = []
+        self._not_before_s = 0.0
 
     @property
     def has_room(self) -> bool:
@@ -113,7 +116,8 @@ class Replays:
         if self._new:
             new, self._new = self._new, []
             self._shelf.keep(*new)
-        if self._task is None and not self._link.is_down and self._shelf.records:
+        may_send = self._task is None and not self._link.is_down and time.monotonic() >= self._not_before_s
+        if may_send and self._shelf.records:
             self._task = asyncio.get_running_loop().create_task(self._replay_all())
             self._task.add_done_callback(self._ended)
 
@@ -136,34 +140,36 @@ class Replays:
             _log.error("replay_failed", exc_info=task.exception())
 
     async def _replay_all(self) -> None:
-        settled = 0
-        while batch := self._shelf.oldest(_BATCH):
-            done, error = await self._send(batch)
-            self._shelf.confirm(done)
-            settled += done
-            if error is not None and not self._goes_on(batch[done], error):
-                break
+        """Settles what is kept, once over; what one server of several cannot take goes to the end, for later."""
+        settled, left = 0, self._shelf.records
+        while left > 0 and (batch := self._shelf.oldest(min(_BATCH, left))):
+            replies = await asyncio.gather(*map(self.settle, batch), return_exceptions=True)
+            for kept, reply in zip(batch, replies, strict=True):
+                if not isinstance(reply, BaseException):
+                    self._tell_soft_budget(kept, reply)
+                    self._shelf.confirm(1)
+                    settled += 1
+                elif not self._goes_on(kept, reply):
+                    left = 0
+                    break
+            left -= len(batch)
         if settled:
             _log.info("settlements_replayed settlements=%d left=%d", settled, self._shelf.records)
 
     def _goes_on(self, kept: KeptSettlement, error: BaseException) -> bool:
-        """Whether the rest may be sent: a fault of this one alone sets it aside, else Redis is to be waited for."""
-        if isinstance(error, ReplyError) and code_of(error) in _SCRIPT_FAULTS:
+        """Takes the first of the shelf away if it holds up the rest; else Redis is to be waited for."""
+        if not isinstance(error, StoreUnavailableError | ReplyError):
+            raise error
+        if _is_script_fault(error):
             _log.error("settlement_refused request_id=%s error=%r", kept.request_id, str(error))
             self._shelf.refuse_oldest()
             return True
-        if not isinstance(error, StoreUnavailableError | ReplyError):
-            raise error
-        return False
-
-    async def _send(self, batch: Sequence[KeptSettlement]) -> tuple[int, BaseException | None]:
-        """Sends some; returns how many of the first were settled, and what the next one failed by."""
-        replies = await asyncio.gather(*map(self.settle, batch), return_exceptions=True)
-        for done, (kept, reply) in enumerate(zip(batch, replies, strict=True)):
-            if isinstance(reply, BaseException):
-                return done, reply
-            self._tell_soft_budget(kept, reply)
-        return len(batch), None
+        if self._link.is_down or len(self._link.masters) < 2:
+            return False
+        self._shelf.keep(kept)
+        self._shelf.confirm(1)
+        self._not_before_s = time.monotonic() + _AFTER_SOME_FAILED_S
+        return True
 
     async def settle(self, kept: KeptSettlement) -> Reply:
         """Settles what came from the shelf; a second time it changes nothing."""
@@ -182,6 +188,13 @@ class Replays:
         if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
             _, spend_nanos, soft_budget_nanos = reply
             self.on_soft_budget(SoftBudgetCrossed(kept.user_id, _int(spend_nanos), _int(soft_budget_nanos)))
+
+
+def _is_script_fault(error: BaseException) -> bool:
+    """Whether the script itself fails with this settlement, as it will each time."""
+    text = str(error)
+    is_of_script = isinstance(error, ReplyError) and code_of(error) in _SCRIPT_FAULTS
+    return is_of_script and "user_script" in text and "killed" not in text
 
 
 def _int(reply: Reply) -> int:

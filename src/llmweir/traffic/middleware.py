@@ -313,8 +313,11 @@ class Gate:
     def _let_through(self, request: _Request, ask: Ask, error: Exception) -> LetThrough | None:
         """Lets a caller through who was let in before, while the store is away; None where that may not be."""
         caller = self._known_caller(request, error)
-        ask = msgspec.structs.replace(ask, request_id=f"{ask.request_id}-open")
-        if caller is None or not self._store.let_through(ask):
+        if caller is None:
+            return None
+        request.user_id = caller.user_id  # another worker may have seen the key change hands
+        ask = msgspec.structs.replace(ask, request_id=f"{ask.request_id}-open", user_id=caller.user_id)
+        if not self._store.let_through(ask):
             return None
         self._metrics.let_through += 1
         return LetThrough(caller, ask.request_id)

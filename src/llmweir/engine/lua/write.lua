@@ -40,6 +40,7 @@
 --- @include set_key_period
 --- @include set_key_spend
 --- @include drop_key
+--- @include remember_key
 --- @include pack_record
 --- @include pack_entries
 --- @include seed_budgets
@@ -90,6 +91,7 @@ local change = {
   key_spend = function(hash, nanos) set_key_spend(record, use, hash, nanos, now) end,
   drop_key = function(hash) drop_key(record, doc, use, hash) end,
   move_key = function(hash, to)
+    remember_key(record, hash, now, now + ARGV[3])
     call('HSET', record, 'k:' .. to, call('HGET', record, 'k:' .. hash))
     call('HDEL', record, 'k:' .. hash)
   end,

@@ -10,13 +10,13 @@
 -- Returns spend and soft budget, in nanos, where this crossed it.
 local function count_anew(record, use, windows, key_hash, model, at, now, input, output, nanos, failed)
   local at_second = floor(at / 1000)
-  local packed, key, entries = unpack(call('HMGET', record, 'p', 'k:' .. key_hash, 'e:' .. model))
+  local packed, key, entries, was = unpack(call('HMGET', record, 'p', 'k:' .. key_hash, 'e:' .. model, 'ko:' .. key_hash))
   if not packed or made_since(record, at_second) then
     return day_add(record, floor(at_second / 86400), model, 1, failed, input, output, nanos)
   end
   local rpm, tpm, parallel, budget, _, _, widths = unpack_from(LAYOUT.record, packed)
   local others = entries or widths ~= '-' and longest_prefix(record, 'e:', model, widths) or ''
-  local key_id = match(key or '', '^%d+ %d (%d+)')
+  local key_id = match(key or '', '^%d+ %d (%d+)') or match(was or '', '^(%d+) ')
   if key_id and call('HEXISTS', use, 'k:' .. key_id) == 1 then
     others = pack(LAYOUT.line, -1, -1, -1, -1, 'k:' .. key_id) .. others
   elseif key_id and call('HEXISTS', use, 'ks:' .. key_id) == 1 then
