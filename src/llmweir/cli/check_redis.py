@@ -86,4 +86,6 @@ async def _answer(link: AnyLink, settings: Settings) -> Remark:
     text = f"{where(settings)} answers in {ping_ms:.2f} ms"
     if ping_ms > settings.store_timeout_ms:
         return Remark("redis", "error", f"{text}: longer than store_timeout_ms.")
-    return Remark("redis", "ok", f"{text[0].upper()}{text[1:]}.")
+    if settings.redis_url is None:  # no URL to be spelled as it is
+        text = text[0].upper() + text[1:]
+    return Remark("redis", "ok", f"{text}.")
