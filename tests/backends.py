@@ -10,7 +10,7 @@ import pytest
 from tests.servers import fake_server, redis_server, valkey_server
 
 from llmweir.engine import scripts
-from llmweir.engine.link import AnyLink
+from llmweir.engine.any_link import AnyLink
 
 BACKENDS = ("fakeredis", "valkey", "redis")
 REAL_SERVERS = ("valkey", "redis")

@@ -16,10 +16,11 @@ from llmweir.cli.background import running
 from llmweir.cli.front_door import FrontDoorConfig
 from llmweir.cli.sockets import bind
 from llmweir.engine.housekeeping import Housekeeping
-from llmweir.engine.link import Link, ReplyError
+from llmweir.engine.link import Link
 from llmweir.engine.outbox import Outbox
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import ReplyError
 from llmweir.pricing import PriceBook
 from llmweir.records import parse_new, parse_update
 from llmweir.traffic.asgi import Receive, Scope, Send

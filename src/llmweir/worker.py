@@ -8,6 +8,7 @@ import logging
 from functools import partial
 
 from llmweir.alerts import Alerts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import SoftBudgetCrossed
 from llmweir.engine.connect import connect
@@ -15,10 +16,10 @@ from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.housekeeping import Housekeeping
 from llmweir.engine.inspection import warnings_of
 from llmweir.engine.known_callers import KnownCallers
-from llmweir.engine.link import AnyLink, ReplyError
 from llmweir.engine.outbox import Outbox
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.metrics import Metrics, Moment
 from llmweir.settings import Settings

@@ -20,8 +20,9 @@ from llmweir.admin.health import HealthRoutes
 from llmweir.admin.requests import MAX_BODY_BYTES
 from llmweir.admin.routes import AdminRoute, Answer, Call
 from llmweir.engine.api_keys import ApiKeys
-from llmweir.engine.link import Link, ReplyError
+from llmweir.engine.link import Link
 from llmweir.engine.users import Users
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 
 pytestmark = pytest.mark.asyncio

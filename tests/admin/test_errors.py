@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmweir.admin.errors import AdminError, as_admin_error
-from llmweir.engine.link import ReplyError
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import ConflictError, NotFoundError, StoreUnavailableError, UnreadableRequestError
 from llmweir.records import UserUpdate
 

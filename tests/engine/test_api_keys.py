@@ -13,14 +13,16 @@ from tests.engine.asking import an_ask, create, mint, passes, user
 
 from llmweir.decision import CallerRefused
 from llmweir.engine import keys
+from llmweir.engine.any_link import Argument
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.claims import WRITING_MS
 from llmweir.engine.key_directory import KeyQuery
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import Argument, Link, Reply
+from llmweir.engine.link import Link
 from llmweir.engine.scripts import Script
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import Reply
 from llmweir.errors import ConflictError, NotFoundError
 from llmweir.key_records import KeyFields, KeyRecord, NewKey
 

@@ -19,6 +19,7 @@ from tests.redis_forms import Cluster, Server, cluster
 
 from llmweir.decision import Admitted
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import Settlement
 from llmweir.engine.books import audit
@@ -28,9 +29,10 @@ from llmweir.engine.cluster_map import EVERY_MASTER, SlotRange, probe_keys, read
 from llmweir.engine.connect import connect
 from llmweir.engine.directory import UserQuery
 from llmweir.engine.key_directory import KeyQuery
-from llmweir.engine.link import AnyLink, Link, Reply, ReplyError
+from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 COST_NANOS = 7

@@ -16,7 +16,8 @@ from llmweir.engine import catalogue, directory, keys
 from llmweir.engine.claims import WRITING_MS
 from llmweir.engine.directory import Directory, SortField, UserEntry, UserQuery
 from llmweir.engine.key_directory import KeyDirectory, KeyEntry, KeyQuery
-from llmweir.engine.link import Link, Receiver, Reply
+from llmweir.engine.link import Link
+from llmweir.engine.wire import Receiver, Reply
 
 Step = Callable[[], Awaitable[None]]
 

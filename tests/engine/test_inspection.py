@@ -24,7 +24,8 @@ from llmweir.engine.inspection_rules import (
     role_of,
     version_of,
 )
-from llmweir.engine.link import Link, ReplyError
+from llmweir.engine.link import Link
+from llmweir.engine.wire import ReplyError
 
 ENGINE = Path(scripts.__file__).parent
 

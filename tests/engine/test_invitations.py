@@ -15,8 +15,9 @@ from tests.backends import Clock
 
 from llmweir.engine import keys
 from llmweir.engine.invitations import Invitations
-from llmweir.engine.link import Link, ReplyError
+from llmweir.engine.link import Link
 from llmweir.engine.users import Users
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import NotFoundError, StoreUnavailableError
 from llmweir.records import parse_new, parse_update
 

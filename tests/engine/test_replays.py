@@ -9,13 +9,15 @@ import pytest
 from tests.backends import Clock, on_valkey
 from tests.engine.asking import an_ask, create, mint, passes, send, settle, user
 
+from llmweir.engine.any_link import AnyLink, says_unavailable
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.asks import KeptSettlement, Settlement
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import AnyLink, Link, Receiver, ReplyError, says_unavailable
+from llmweir.engine.link import Link
 from llmweir.engine.replays import MemoryShelf, Replays
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
+from llmweir.engine.wire import Receiver, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 

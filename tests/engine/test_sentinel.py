@@ -11,9 +11,9 @@ from tests.engine.asking import user as read_user
 from tests.engine.test_link import answers, until
 from tests.redis_forms import Pair, SentinelServer, replicated, wait_for
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.asks import Settlement
 from llmweir.engine.connect import connect
-from llmweir.engine.link import AnyLink
 from llmweir.engine.store import Store
 from llmweir.engine.users import Users
 from llmweir.errors import StoreUnavailableError

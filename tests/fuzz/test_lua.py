@@ -20,10 +20,10 @@ from llmweir.decision import Admitted, CallerRefused, LimitRefused
 from llmweir.engine import keys, scripts
 from llmweir.engine.asks import Settlement
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import Reply, ReplyError
 from llmweir.engine.store import Store
 from llmweir.engine.user_data import Stored
 from llmweir.engine.users import Users
+from llmweir.engine.wire import Reply, ReplyError
 
 _FOLDER: Final = Path(scripts.__file__).parent / "lua"
 _OF_THE_ACCOUNT: Final = ("admit", "authorise", "cancel", "read", "renew", "replay", "settle")

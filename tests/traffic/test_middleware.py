@@ -14,8 +14,8 @@ import pytest
 from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LimitRefused, LimitState, Standing
 from llmweir.engine.asks import AliasOf, Ask, Settlement
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.metrics import Metrics
 from llmweir.pricing import PriceBook
@@ -571,7 +571,7 @@ async def test_an_app_that_fails_is_settled_and_its_error_goes_on(error: BaseExc
 async def test_a_request_that_cannot_be_handed_on_gives_its_hold_back(monkeypatch: pytest.MonkeyPatch) -> None:
     book = Book()
     gate = gate_of(book, App())
-    monkeypatch.setattr("llmweir.traffic.middleware._for_app", lambda *_: 1 / 0)
+    monkeypatch.setattr("llmweir.traffic.middleware.for_app", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await call(gate)
     assert [settlement.failed for settlement in book.settled] == [True]

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from llmweir.engine.asks import Settlement
-from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.metrics import Metrics
 from llmweir.pricing import Rates

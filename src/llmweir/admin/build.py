@@ -22,9 +22,9 @@ from llmweir.admin.user_bulk import BulkRoutes
 from llmweir.admin.user_changes import UserChanges
 from llmweir.admin.user_lists import UserListRoutes
 from llmweir.admin.users import UserRoutes
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.invitations import Invitations
-from llmweir.engine.link import AnyLink
 from llmweir.engine.users import Users
 from llmweir.mail import Mailer, read_smtp_url
 

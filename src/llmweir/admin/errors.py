@@ -6,7 +6,7 @@ import logging
 
 from pydantic import ValidationError
 
-from llmweir.engine.link import ReplyError
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import ConflictError, NotFoundError, StoreUnavailableError, UnreadableRequestError
 from llmweir.record_fields import problems
 

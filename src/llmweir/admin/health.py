@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from llmweir.admin.access import Right
 from llmweir.admin.routes import AdminRoute, Answer, Call
 from llmweir.admin.shapes import Health
-from llmweir.engine.link import ReplyError
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 
 Ping = Callable[[], Awaitable[None]]

@@ -16,8 +16,8 @@ from llmweir.cli.check_report import Report
 from llmweir.cli.plain_text import counted
 from llmweir.cli.serve import SettingsError, with_setting_flags
 from llmweir.engine.inspection_rules import Remark
-from llmweir.engine.link import ReplyError
 from llmweir.engine.redis_url import read_redis_url
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import InvalidValueError, StoreUnavailableError
 from llmweir.pricing import read_price_file
 from llmweir.settings import ENV_PREFIX, Settings

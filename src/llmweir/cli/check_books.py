@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.api_keys import ApiKeys
 from llmweir.engine.books import Audit, audit
-from llmweir.engine.link import AnyLink
 from llmweir.engine.users import Users
 
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.connect import connect
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.inspection import inspect
 from llmweir.engine.inspection_rights import try_rights
 from llmweir.engine.inspection_rules import Remark
-from llmweir.engine.link import AnyLink, ReplyError
 from llmweir.engine.redis_url import read_redis_url
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.settings import Settings
 

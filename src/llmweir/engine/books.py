@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import msgspec
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.books_claims import Elsewhere, Unlisted, leftovers
 from llmweir.engine.books_page import DAYS_KEPT, Page
 from llmweir.engine.books_reader import read_page
 from llmweir.engine.books_rules import Finding, judge
 from llmweir.engine.books_walk import listed_ids, user_count, walked_ids
-from llmweir.engine.link import AnyLink, ReplyError
+from llmweir.engine.wire import ReplyError
 
 MOST_FINDINGS = 1_000
 """How many findings, and how many notes, are kept in words; all are counted."""

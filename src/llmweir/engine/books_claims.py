@@ -10,11 +10,12 @@ from typing import cast
 import msgspec
 
 from llmweir.engine import keys
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.books_page import Page
 from llmweir.engine.books_rules import Finding
 from llmweir.engine.books_walk import scan
 from llmweir.engine.claims import WRITING_MS
-from llmweir.engine.link import AnyLink, Reply
+from llmweir.engine.wire import Reply
 
 _KEY, _EMAIL, _ALIAS = keys.api_key(""), keys.email(""), keys.alias("")
 _AT_ONCE = 100

@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 
 from llmweir.engine.books_page import Account, Day, Lease, ModelUse, Page
-from llmweir.engine.link import Reply
+from llmweir.engine.wire import Reply
 
 _ACCOUNT = struct.Struct("<qiiqqiqqiq")
 _MODEL = struct.Struct("<qiiiqqq")

@@ -8,8 +8,8 @@ from typing import cast
 from urllib.parse import unquote_to_bytes
 
 from llmweir.engine import keys
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.catalogue import CHUNK
-from llmweir.engine.link import AnyLink
 
 
 async def user_count(link: AnyLink) -> int:

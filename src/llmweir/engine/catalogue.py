@@ -19,9 +19,10 @@ from typing import TypeAlias, cast
 import msgspec
 
 from llmweir.engine import scripts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.claims import WRITING_MS
 from llmweir.engine.keys import CatalogueKeys
-from llmweir.engine.link import AnyLink, Reply, ReplyError
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 CHUNK = 1_000

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
 from llmweir.engine import scripts
-from llmweir.engine.link import AnyLink
+from llmweir.engine.any_link import AnyLink
 
 WRITING_MS = 10_000
 """How long a writer may take from its claim to its record; what is not there by then was left by a crash."""

@@ -14,7 +14,8 @@ from typing import Final
 
 import hiredis
 
-from llmweir.engine.cluster_calls import RoutedCall, ignore, tell_for_all
+from llmweir.engine.any_link import AnyLink
+from llmweir.engine.cluster_calls import RoutedCall, tell_for_all
 from llmweir.engine.cluster_map import (
     EVERY_MASTER,
     SLOTS,
@@ -24,9 +25,9 @@ from llmweir.engine.cluster_map import (
     read_slots,
     slot_of,
 )
-from llmweir.engine.link import AnyLink, Link
+from llmweir.engine.link import Link
 from llmweir.engine.redis_url import Address, RedisTarget, spell
-from llmweir.engine.wire import Receiver, ReplyError
+from llmweir.engine.wire import Receiver, ReplyError, ignore
 from llmweir.errors import StoreUnavailableError
 
 _log = logging.getLogger("llmweir.link")

@@ -101,9 +101,3 @@ def tell_for_all(futures: list[asyncio.Future[Reply]], receiver: Receiver, *, ne
             receiver.set_exception(StoreUnavailableError("no node of the cluster can be reached"))
 
     asyncio.gather(*futures, return_exceptions=True).add_done_callback(tell)
-
-
-def ignore(future: asyncio.Future[Reply]) -> None:
-    """Takes note of an error, so that nobody is told that nobody did."""
-    if not future.cancelled():
-        future.exception()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.cluster import ClusterLink
-from llmweir.engine.link import AnyLink, Link
+from llmweir.engine.link import Link
 from llmweir.engine.redis_url import RedisTarget, read_redis_url
 
 

@@ -16,10 +16,12 @@ from typing import NamedTuple
 import hiredis
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink, Argument, says_unavailable
 from llmweir.engine.asks import Ask, KeptSettlement, Settlement, SoftBudgetCrossed
-from llmweir.engine.link import AnyLink, Argument, Reply, says_unavailable
 from llmweir.engine.packing import Blank, template
 from llmweir.engine.replays import TOMBSTONE_LIFE_MS, Replays
+from llmweir.engine.replies import soft_budget_of
+from llmweir.engine.wire import Reply, ignore
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
 
@@ -144,10 +146,8 @@ class Deliveries:
             if delivery.admission is not None and not delivery.settlement.cancelled:
                 _log.warning("lease_lost request_id=%s", delivery.settlement.request_id)
                 self._replays.keep(delivery.kept())
-        elif isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
-            _, spend_nanos, soft_budget_nanos = reply
-            user_id = delivery.settlement.user_id
-            self.on_soft_budget(SoftBudgetCrossed(user_id, _int(spend_nanos), _int(soft_budget_nanos)))
+        elif self.on_soft_budget is not None and (crossed := soft_budget_of(delivery.settlement.user_id, reply)):
+            self.on_soft_budget(crossed)
 
     def not_delivered(self, delivery: Delivery, error: BaseException) -> None:
         """Keeps a settlement."""
@@ -169,7 +169,7 @@ class Deliveries:
     def load_and_send(self, delivery: Delivery) -> None:
         """Fills a script cache that was flushed, and sends a settlement again in the same turn."""
         script = self._cancel if delivery.settlement.cancelled else self._settle
-        self._link.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(_ignore)
+        self._link.call(b"SCRIPT", b"LOAD", script.source).add_done_callback(ignore)
         self._link.post(self._pack(delivery.settlement), delivery)
 
     async def idle(self) -> None:
@@ -207,14 +207,3 @@ class Deliveries:
         arguments = (settlement.request_id, self._now_argument(), TOMBSTONE_LIFE_MS)
         packed: bytes = hiredis.pack_command((b"EVALSHA", self._cancel.sha, 2, user.record, user.leases, *arguments))  # type: ignore[arg-type]  # its stub means one item
         return packed
-
-
-def _int(reply: Reply) -> int:
-    assert isinstance(reply, (int, bytes))  # noqa: S101 (the script's header says so)
-    return int(reply)
-
-
-def _ignore(loaded: asyncio.Future[Reply]) -> None:
-    """Takes note of an error, so that nobody is told that nobody did."""
-    if not loaded.cancelled():
-        loaded.exception()

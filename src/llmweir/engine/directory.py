@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from llmweir.engine import keys
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.catalogue import CHUNK, Catalogue, Lines, Order
-from llmweir.engine.link import AnyLink
 from llmweir.record_fields import UserRole
 
 SortField: TypeAlias = Literal["created_at", "user_id", "user_email", "user_alias", "user_role", "spend"]

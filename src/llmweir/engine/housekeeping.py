@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.embedded import EmbeddedValkey
 from llmweir.engine.known_callers import KnownCallers
-from llmweir.engine.link import AnyLink
 from llmweir.engine.outbox import Outbox
 from llmweir.engine.store import Store
 from llmweir.errors import StoreUnavailableError

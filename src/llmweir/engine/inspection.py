@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.inspection_rules import Facts, Remark, remarks_of
-from llmweir.engine.link import AnyLink, Reply, ReplyError
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 _PARAMETERS = ("save", "appendfsync")

@@ -9,8 +9,9 @@ from importlib import resources
 from typing import Final
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink, Argument
 from llmweir.engine.inspection_rules import Remark
-from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
+from llmweir.engine.wire import Reply, ReplyError
 
 SCRIPT_COMMANDS: Final = (
     "EXISTS 1", "HSET 1 f 1", "HSETNX 1 f 1", "HINCRBY 1 f 1", "HGET 1 f", "HMGET 1 f", "HGETALL 1", "HKEYS 1",

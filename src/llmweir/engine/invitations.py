@@ -16,8 +16,9 @@ import secrets
 import msgspec
 
 from llmweir.engine import keys
-from llmweir.engine.link import AnyLink, ReplyError
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.users import User, Users
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import NotFoundError, StoreUnavailableError
 from llmweir.record_fields import caseless_email
 

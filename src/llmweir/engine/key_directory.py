@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 
 from llmweir.engine import keys
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.catalogue import Catalogue, Lines, Order
-from llmweir.engine.link import AnyLink
 
 
 class KeyEntry(msgspec.Struct, frozen=True):

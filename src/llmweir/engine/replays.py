@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink, Argument, code_of
 from llmweir.engine.asks import KeptSettlement, SoftBudgetCrossed
-from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError, code_of
+from llmweir.engine.replies import soft_budget_of
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 TOMBSTONE_LIFE_MS: Final = 600_000
@@ -185,9 +187,8 @@ class Replays:
         )
 
     def _tell_soft_budget(self, kept: KeptSettlement, reply: Reply) -> None:
-        if isinstance(reply, list) and len(reply) == 3 and self.on_soft_budget is not None:
-            _, spend_nanos, soft_budget_nanos = reply
-            self.on_soft_budget(SoftBudgetCrossed(kept.user_id, _int(spend_nanos), _int(soft_budget_nanos)))
+        if self.on_soft_budget is not None and (crossed := soft_budget_of(kept.user_id, reply)):
+            self.on_soft_budget(crossed)
 
 
 def _is_script_fault(error: BaseException) -> bool:
@@ -195,8 +196,3 @@ def _is_script_fault(error: BaseException) -> bool:
     text = str(error)
     is_of_script = isinstance(error, ReplyError) and code_of(error) in _SCRIPT_FAULTS
     return is_of_script and "user_script" in text and "killed" not in text
-
-
-def _int(reply: Reply) -> int:
-    assert isinstance(reply, (int, bytes))  # noqa: S101 (the script's header says so)
-    return int(reply)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import msgspec
 
@@ -15,18 +15,17 @@ from llmweir.decision import (
     Caller,
     CallerRefused,
     Decision,
-    LimitName,
-    LimitRefused,
-    LimitState,
     Standing,
 )
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink, Argument
 from llmweir.engine.asks import AliasOf, Ask, Settlement, SoftBudgetCrossed
 from llmweir.engine.deliveries import Admission, Deliveries, Delivery
 from llmweir.engine.known_callers import KnownCallers
-from llmweir.engine.link import AnyLink, Argument, Reply, ReplyError
 from llmweir.engine.packing import Blank, template
 from llmweir.engine.replays import MemoryShelf, Replays, Shelf
+from llmweir.engine.replies import refused_of
+from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
 
@@ -155,7 +154,7 @@ class Store:
             return Admitted(standing, caller, reply[4] == 1)
         if len(reply) == _EXPIRED_AT_LIMIT + 1:
             self._tell_expired(reply.pop())
-        decision = _refused(reply)
+        decision = refused_of(reply)
         if isinstance(decision, CallerRefused):
             self._note_refused(decision, ask.user_id, ask.key_hash)
         elif isinstance(decision, AliasOf):
@@ -207,7 +206,7 @@ class Store:
         assert isinstance(reply, list)  # noqa: S101
         if reply[0] == b"admitted":
             return self._profile(user_id, key_hash, reply, profile)
-        refused = _refused(reply)
+        refused = refused_of(reply)
         assert isinstance(refused, CallerRefused)  # noqa: S101
         self._note_refused(refused, user_id, key_hash)
         return refused
@@ -305,34 +304,3 @@ class Store:
         if self._known_callers is not None:
             self._known_callers.saw(key_hash, profile)
         return profile
-
-
-def _refused(reply: list[Reply]) -> Decision | AliasOf:
-    if reply[0] == b"alias":
-        return AliasOf(_text(reply[1]))
-    if reply[0] == b"caller":
-        return CallerRefused(_text(reply[1]))
-    _, standing, name, account, kind, limit, used, asked, wait_ms = reply
-    wait_ms = _int(wait_ms)
-    scope, _, entry = _text(account).partition(":")
-    state = LimitState(
-        cast("LimitName", f"model_{_text(name)}" if scope == "m" else _text(name)),
-        entry if scope == "m" else None,
-        _int(limit),
-        _int(used),
-        _int(asked),
-        wait_ms if wait_ms >= 0 else None,
-        of_key=scope == "k",
-    )
-    numbers = cast("list[int]", standing)
-    return LimitRefused(Standing(*numbers), state, cast(Literal["wait", "stop", "never"], _text(kind)), wait_ms)
-
-
-def _text(reply: Reply) -> str:
-    assert isinstance(reply, bytes)  # noqa: S101
-    return reply.decode()
-
-
-def _int(reply: Reply) -> int:
-    assert isinstance(reply, (int, bytes))  # noqa: S101
-    return int(reply)

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from llmweir.engine import keys, scripts
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.flatten import Change
-from llmweir.engine.link import AnyLink, Reply
+from llmweir.engine.replies import int_of, list_of, text_of
+from llmweir.engine.wire import Reply
 
 _DAYS_A_CALL = 31
 _VERSION_BITS = 32
@@ -81,10 +83,10 @@ class UserData:
         reply = await self.link.run(self._read, user.record, user.doc, user.use, self._now(), self._memo_ttl_ms, keys=3)
         if reply is None:
             return None
-        doc, accounts, use, key_fields, expired = _list(reply)
-        if self.on_leases_expired is not None and _int(expired):
-            self.on_leases_expired(_int(expired))
-        states = {_text(row[0]): _account(row[1:]) for row in map(_list, _list(accounts))}
+        doc, accounts, use, key_fields, expired = list_of(reply)
+        if self.on_leases_expired is not None and int_of(expired):
+            self.on_leases_expired(int_of(expired))
+        states = {text_of(row[0]): _account(row[1:]) for row in map(list_of, list_of(accounts))}
         return Stored(user_id, _fields(doc), states, _fields(use), _fields(key_fields))
 
     async def texts(self, user_ids: Sequence[str], names: Sequence[str]) -> list[list[str | None] | None]:
@@ -93,7 +95,7 @@ class UserData:
         calls = [self.link.call(b"HMGET", keys.user_keys(user_id).doc, *fields) for user_id in user_ids]
         found = []
         for reply in await asyncio.gather(*calls):
-            created, *texts = (_text(part) if part is not None else None for part in _list(reply))
+            created, *texts = (text_of(part) if part is not None else None for part in list_of(reply))
             found.append(None if created is None else [created, *texts])
         return found
 
@@ -112,7 +114,7 @@ class UserData:
         reply = await self.link.run(
             self._write, user.record, user.doc, user.use, self._now(), mode, self._memo_ttl_ms, *flat, keys=3
         )
-        return _list(reply)[0] == 1
+        return list_of(reply)[0] == 1
 
     async def delete(self, user_id: str) -> bool:
         """Removes all of a user but the rows of the days; False where there is no such user."""
@@ -130,8 +132,8 @@ class UserData:
             self.link.run(self._days, record, start, min(last_day, start + _DAYS_A_CALL - 1), keys=1)
             for start in starts
         ]
-        found = [day for part in await asyncio.gather(*calls) for day in map(_list, _list(part))]
-        return [_day_row(_int(day), model, row) for day, flat in found for model, row in _fields(flat).items()]
+        found = [day for part in await asyncio.gather(*calls) for day in map(list_of, list_of(part))]
+        return [_day_row(int_of(day), model, row) for day, flat in found for model, row in _fields(flat).items()]
 
     def now_ms(self) -> int:
         """The time by the worker's clock, for what is only shown."""
@@ -142,7 +144,7 @@ class UserData:
 
 
 def _account(row: list[Reply]) -> AccountState:
-    requests, tokens, window_reset_ms, running, held, spent, ends = (_int(number) for number in row)
+    requests, tokens, window_reset_ms, running, held, spent, ends = (int_of(number) for number in row)
     return AccountState(requests, tokens, window_reset_ms, running, held, spent, ends if ends >= 0 else None)
 
 
@@ -158,20 +160,5 @@ def _day_row(day: int, model: str, row: str) -> DayRow:
 
 
 def _fields(flat: Reply) -> dict[str, str]:
-    texts = [part.decode() if isinstance(part, bytes) else str(part) for part in _list(flat)]
+    texts = [part.decode() if isinstance(part, bytes) else str(part) for part in list_of(flat)]
     return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _list(reply: Reply) -> list[Reply]:
-    assert isinstance(reply, list)  # noqa: S101 (the script's header says so)
-    return reply
-
-
-def _text(reply: Reply) -> str:
-    assert isinstance(reply, bytes)  # noqa: S101
-    return reply.decode()
-
-
-def _int(reply: Reply) -> int:
-    assert isinstance(reply, int | bytes)  # noqa: S101
-    return int(reply)

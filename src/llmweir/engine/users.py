@@ -15,12 +15,12 @@ from contextlib import nullcontext
 import msgspec
 
 from llmweir.engine import keys
+from llmweir.engine.any_link import AnyLink
 from llmweir.engine.claims import Claims
 from llmweir.engine.directory import Directory, UserEntry, UserQuery
 from llmweir.engine.flatten import Change, changes_of
 from llmweir.engine.key_rows import account_of, key_records
 from llmweir.engine.limit_usage import LimitUsage, usage_of
-from llmweir.engine.link import AnyLink
 from llmweir.engine.user_data import AccountState, DayRow, Stored, UserData
 from llmweir.errors import ConflictError, NotFoundError
 from llmweir.key_records import KeyRecord

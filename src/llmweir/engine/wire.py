@@ -36,6 +36,12 @@ class ReplyError(Exception):
     """Redis answered a command with an error; the message is Redis' own."""
 
 
+def ignore(future: asyncio.Future[Reply]) -> None:
+    """Takes note of an error, so that nobody is told that nobody did."""
+    if not future.cancelled():
+        future.exception()
+
+
 class WireOwner(Protocol):
     """What a wire tells of itself."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 import secrets
 import time
@@ -12,40 +11,37 @@ from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
 from typing import Literal, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
-from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LetThrough, LimitRefused, Refusal, Standing
+from llmweir.decision import Admitted, Caller, CallerRefused, Decision, LetThrough, LimitRefused, Refusal
+from llmweir.engine.any_link import says_unavailable
 from llmweir.engine.asks import AliasOf, Ask
 from llmweir.engine.key_hashes import hash_key
-from llmweir.engine.link import ReplyError, says_unavailable
 from llmweir.engine.store import Store
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError, UnreadableRequestError
 from llmweir.metrics import Metrics
 from llmweir.pricing import PriceBook, Rates
 from llmweir.traffic import refusals
-from llmweir.traffic.asgi import App, Headers, Receive, Scope, Send, path_of
+from llmweir.traffic.answer import ANSWERED, Refused, answer, refusal_and_standing
+from llmweir.traffic.asgi import App, Receive, Scope, Send, path_of
 from llmweir.traffic.body import BodyReader, ClientLeftError, Replay
 from llmweir.traffic.estimate import NO_HOLD, Estimator
-from llmweir.traffic.formats.base import Format, RequestFacts
-from llmweir.traffic.formats.error_body import error_body, problem_body, refusal_of
+from llmweir.traffic.formats.base import Format
+from llmweir.traffic.handover import for_app, give_caller, without_key
 from llmweir.traffic.headers import standing_headers
-from llmweir.traffic.identify import NO_HEAD, HeadReader, Identify
+from llmweir.traffic.identify import HeadReader, Identify
 from llmweir.traffic.observe import Observer, Reservation
-from llmweir.traffic.paths import Route, dialect_of, replace_model
+from llmweir.traffic.paths import replace_model
 from llmweir.traffic.proxy import UpstreamBrokenError, UpstreamUnavailableError
+from llmweir.traffic.request import GatedRequest
 from llmweir.traffic.rules import PathRules, Verdict
 
-_log = logging.getLogger("llmweir.gate")
-_NO_FACTS = RequestFacts("")
 _USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
-_NO_ROUTE = Route("unknown", "openai")
 _MOST_ADMISSION_CALLS = 4
 _DEGRADED = (b"x-llmweir-degraded", b"store-unavailable")
 _T = TypeVar("_T")
-_UNSEEN = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
-"""ASGI extensions that send an answer's body past the gate."""
 
 
 class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,38 +62,6 @@ class DefaultUser(msgspec.Struct, frozen=True):
 
     digest: str
     make: Callable[[str], Awaitable[None]]
-
-
-class Refused(Exception):  # noqa: N818 (an outcome, not an error)
-    """A request is answered by the gate itself; `standing` is where the limits stood, where they were looked at."""
-
-    def __init__(self, refusal: Refusal, standing: Standing | None = None) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-        self.standing = standing
-
-
-class _Request:
-    """What the gate knows of one request on its way; filled in step by step."""
-
-    __slots__ = (
-        "body", "facts", "head", "is_passed", "key_hash", "receive", "request_id", "route", "scope", "send",
-        "store_left_s", "user_id",
-    )  # fmt: skip
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.send = send
-        self.request_id = request_id
-        self.route: Route = _NO_ROUTE
-        self.head = NO_HEAD
-        self.user_id = ""
-        self.key_hash = ""
-        self.body: bytes | None = None
-        self.facts = _NO_FACTS
-        self.is_passed = False  # on to the app
-        self.store_left_s = 0.0  # of the time it may wait for the store, once it has asked it anything
 
 
 class Gate:
@@ -143,7 +107,7 @@ class Gate:
         if scope["type"] != "http":
             await (self._websocket if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
-        request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
+        request = GatedRequest(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
         try:
             path = path_of(scope)
             verdict = self._rules.judge(scope["method"], path, scope.get("raw_path") or b"")
@@ -156,23 +120,23 @@ class Gate:
                 is_limited = await self._look_up(request)
             self._check_known(verdict)
             if not is_limited:
-                await self._pass(request, _without_key(scope, self._master_key or b""))
+                await self._pass(request, without_key(scope, self._master_key or b""))
             elif verdict.access == "free":
-                _give_caller(scope, await self._authorise(request), request.request_id)
+                give_caller(scope, await self._authorise(request), request.request_id)
                 await self._pass(request)
             else:
                 if request.route.format is not None:
                     await self._read(request, request.route.format)
                 admitted, reservation = await self._admit(request)
                 await self._pass_on(request, admitted, reservation)
-        except _ANSWERED as error:
-            refusal, standing = _refusal_and_standing(error, request.is_passed)
+        except ANSWERED as error:
+            refusal, standing = refusal_and_standing(error, request.is_passed)
             self._count(refusal)
-            await _answer(request, refusal, standing)
+            await answer(request, refusal, standing)
         except ClientLeftError:
             return
 
-    def _recognise(self, request: _Request) -> bool | None:
+    def _recognise(self, request: GatedRequest) -> bool | None:
         """Finds out who is calling; False for the master key, Refused for nobody, None: somebody to be looked up."""
         request.head = head = self._heads.read(request.scope["headers"])
         if head.upgrades and not self._options.accept_websockets:
@@ -188,7 +152,7 @@ class Gate:
         request.user_id = self._store.known_owner(request.key_hash) or ""
         return True if request.user_id else None
 
-    async def _look_up(self, request: _Request) -> bool:
+    async def _look_up(self, request: GatedRequest) -> bool:
         """Asks the app, or the store, who is calling; Refused for nobody."""
         if self._identify is None:
             owner = await self._owner_of(request)
@@ -205,7 +169,7 @@ class Gate:
         request.user_id = user_id
         return True
 
-    async def _owner_of(self, request: _Request) -> str | None:
+    async def _owner_of(self, request: GatedRequest) -> str | None:
         try:
             return await self._within(request, self._store.owner_of(request.key_hash))
         except (StoreUnavailableError, ReplyError) as error:
@@ -214,13 +178,13 @@ class Gate:
                 raise
             return caller.user_id
 
-    def _known_caller(self, request: _Request, error: Exception) -> Caller | None:
+    def _known_caller(self, request: GatedRequest, error: Exception) -> Caller | None:
         """Who may come in while the store is away, as `error` says: nobody, or whoever was let in before."""
         if not self._opens or not says_unavailable(error):
             return None
         return self._store.known_caller(request.key_hash, request.user_id)
 
-    async def _within(self, request: _Request, asking: Awaitable[_T]) -> _T:
+    async def _within(self, request: GatedRequest, asking: Awaitable[_T]) -> _T:
         """Asks the store one of several things: the time it may take is for all of them together."""
         left_s, begun_s = max(0.001, request.store_left_s or self._store_timeout_s), time.monotonic()
         try:
@@ -238,7 +202,7 @@ class Gate:
             message = "This method and path are not known, so they cannot be metered (see unknown_paths)."
             raise UnreadableRequestError(404, "path_not_gated", message)
 
-    async def _read(self, request: _Request, format_: Format) -> None:
+    async def _read(self, request: GatedRequest, format_: Format) -> None:
         """Reads the body and what it says of its own cost."""
         head = request.head
         if head.content_encoding not in (b"", b"identity"):
@@ -248,7 +212,7 @@ class Gate:
         request.body = await self._bodies.read(request.receive, head.declared_bytes)
         request.facts = format_.facts(request.body, head.content_type, request.route.path_model)
 
-    async def _admit(self, request: _Request) -> tuple[Admitted | LetThrough, Reservation]:
+    async def _admit(self, request: GatedRequest) -> tuple[Admitted | LetThrough, Reservation]:
         """Admits a request, or raises Refused.
 
         It takes a second call only where an alias has just changed, or something had to be healed first.
@@ -296,7 +260,7 @@ class Gate:
         raise Refused(refusals.unauthenticated("unknown_user"))
 
     async def _model_to_ask_again_with(
-        self, request: _Request, decision: CallerRefused | LimitRefused | AliasOf, model: str
+        self, request: GatedRequest, decision: CallerRefused | LimitRefused | AliasOf, model: str
     ) -> str:
         """Mends what can be mended after a first answer, or raises Refused."""
         if isinstance(decision, LimitRefused):
@@ -310,7 +274,7 @@ class Gate:
         await self._within(request, self._heal(request, decision))
         return model
 
-    def _let_through(self, request: _Request, ask: Ask, error: Exception) -> LetThrough | None:
+    def _let_through(self, request: GatedRequest, ask: Ask, error: Exception) -> LetThrough | None:
         """Lets a caller through who was let in before, while the store is away; None where that may not be."""
         caller = self._known_caller(request, error)
         if caller is None:
@@ -322,7 +286,7 @@ class Gate:
         self._metrics.let_through += 1
         return LetThrough(caller, ask.request_id)
 
-    async def _authorise(self, request: _Request) -> Caller:
+    async def _authorise(self, request: GatedRequest) -> Caller:
         for _ in range(_MOST_ADMISSION_CALLS):
             asking = self._store.authorise(
                 request.user_id, request.key_hash, data_plane=True, default_digest=self._default_digest
@@ -339,7 +303,7 @@ class Gate:
             await self._within(request, self._heal(request, caller))
         raise Refused(refusals.unauthenticated("unknown_user"))
 
-    async def _heal(self, request: _Request, refused: CallerRefused) -> None:
+    async def _heal(self, request: GatedRequest, refused: CallerRefused) -> None:
         """Mends what made the store refuse a caller, so that it may be asked again, or raises Refused.
 
         An unknown caller the app named gets the default limits; a key that has changed hands is looked up afresh.
@@ -354,12 +318,12 @@ class Gate:
                 return
         raise Refused(refusals.caller_refused(refused.reason, request.facts.model))
 
-    async def _pass(self, request: _Request, scope: Scope | None = None) -> None:
+    async def _pass(self, request: GatedRequest, scope: Scope | None = None) -> None:
         """Calls the app behind for a request that is not metered; what it raises is its own."""
         request.is_passed = True
         await self._app(scope if scope is not None else request.scope, request.receive, request.send)
 
-    async def _pass_on(self, request: _Request, admitted: Admitted | LetThrough, reservation: Reservation) -> None:
+    async def _pass_on(self, request: GatedRequest, admitted: Admitted | LetThrough, reservation: Reservation) -> None:
         """Calls the app behind, and settles whatever comes of it."""
         standing, is_tight, headers = None, False, [_DEGRADED]
         if isinstance(admitted, Admitted):
@@ -377,9 +341,9 @@ class Gate:
         raised: BaseException | None = None
         try:
             if request.body is not None:
-                scope, body = _for_app(request, reservation.model)
+                scope, body = for_app(request, reservation.model)
                 receive = Replay(body, receive)
-            _give_caller(scope, admitted.profile, request.request_id)
+            give_caller(scope, admitted.profile, request.request_id)
             request.is_passed = True
             await self._app(scope, receive, observer.send)
         except BaseException as error:
@@ -393,7 +357,7 @@ class Gate:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts a WebSocket as one request that holds a slot for as long as it lasts, where they are accepted."""
-        request = _Request(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
+        request = GatedRequest(scope, receive, send, f"{self._request_prefix}{next(self._request_numbers):x}")
         try:
             verdict = self._rules.judge("GET", path_of(scope), scope.get("raw_path") or b"")
             if not self._options.accept_websockets:
@@ -405,13 +369,13 @@ class Gate:
                     is_limited = await self._look_up(request)
                 self._check_known(verdict)
             admitted, reservation = await self._admit(request) if is_limited else (None, None)
-        except _ANSWERED as error:
-            self._count(_refusal_and_standing(error)[0])
+        except ANSWERED as error:
+            self._count(refusal_and_standing(error)[0])
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
         if admitted is not None:
-            _give_caller(scope, admitted.profile, request.request_id)
+            give_caller(scope, admitted.profile, request.request_id)
         try:
             await self._app(scope, receive, send)
         finally:
@@ -426,78 +390,3 @@ class Gate:
 
 def _websocket_refused() -> UnreadableRequestError:
     return UnreadableRequestError(403, "websocket_not_metered", "WebSockets cannot be metered here.")
-
-
-def _for_app(request: _Request, model: str) -> tuple[Scope, bytes]:
-    """The request as the app behind gets it: aliases resolved, usage asked for, the answer in no content coding."""
-    scope, body, facts, route = request.scope, request.body or b"", request.facts, request.route
-    assert route.format is not None  # noqa: S101 (only what has a format has a body here)
-    new_model = model if model != facts.model else None
-    asks_usage = route.hides_usage_event(facts)
-    if request.head.repeats:
-        headers: Headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
-    else:
-        fields = request.head.fields
-        fields.pop(b"accept-encoding", None)
-        headers = list(fields.items())
-    changes: Scope = {"headers": headers}
-    if "extensions" in scope:  # an answer that is sent as a file cannot be metered
-        changes["extensions"] = {name: value for name, value in scope["extensions"].items() if name not in _UNSEEN}
-    if new_model is not None and route.path_model is not None:
-        path = path_of(scope)
-        root_path = scope["path"].removesuffix(path)
-        path, raw_path = replace_model(path, new_model)
-        changes["path"], changes["raw_path"] = root_path + path, quote(root_path).encode() + raw_path
-    if new_model is not None or asks_usage:
-        body = route.format.rewrite(body, request.head.content_type, model=new_model, include_usage=asks_usage)
-        headers[:] = [header for header in headers if header[0] != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(body)))
-    return {**scope, **changes}, body
-
-
-def _without_key(scope: Scope, key: bytes) -> Scope:
-    """The request without the headers that hold a key: the one that may do everything stays here."""
-    return {**scope, "headers": [header for header in scope["headers"] if not key or key not in header[1]]}
-
-
-def _give_caller(scope: Scope, profile: Caller, request_id: str) -> None:
-    caller = msgspec.structs.replace(profile, request_id=request_id)
-    scope["state"] = {**scope.get("state", {}), "llmweir": caller}
-
-
-_ANSWERED = (Refused, UnreadableRequestError, StoreUnavailableError, ReplyError, UpstreamUnavailableError)
-"""What the gate answers itself."""
-
-
-def _refusal_and_standing(error: Exception, is_passed: bool = False) -> tuple[Refusal, Standing | None]:
-    """What the gate answers to its own errors; those of the app that a request was passed on to are raised again."""
-    if is_passed and not isinstance(error, (Refused, UpstreamUnavailableError)):
-        raise error
-    match error:
-        case Refused():
-            return error.refusal, error.standing
-        case UnreadableRequestError():
-            return refusal_of(error), None
-        case UpstreamUnavailableError():
-            return refusals.upstream_unavailable(error.status), None
-        case ReplyError():
-            _log.error("store_refused error=%r", str(error))
-    return refusals.STORE_UNAVAILABLE, None
-
-
-async def _answer(request: _Request, refusal: Refusal, standing: Standing | None) -> None:
-    """Answers a refused request in the caller's own dialect."""
-    route = request.route
-    dialect = route.dialect if route is not _NO_ROUTE else dialect_of(path_of(request.scope))
-    if b"application/problem+json" in request.head.accept:
-        content_type, body = b"application/problem+json", problem_body(dialect, refusal, request.request_id)
-    else:
-        content_type, body = b"application/json", error_body(dialect, refusal, request.request_id)
-    headers = [
-        (b"content-type", content_type),
-        (b"content-length", b"%d" % len(body)),
-        *refusals.refusal_headers(refusal, request.request_id),
-        *(standing_headers(standing, dialect) if standing is not None else ()),
-    ]
-    await request.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await request.send({"type": "http.response.body", "body": body})

@@ -11,8 +11,8 @@ import msgspec
 
 from llmweir.engine.asks import Settlement
 from llmweir.engine.deliveries import Delivery
-from llmweir.engine.link import ReplyError
 from llmweir.engine.store import Store
+from llmweir.engine.wire import ReplyError
 from llmweir.errors import StoreUnavailableError
 from llmweir.metrics import Metrics
 from llmweir.money import format_usd
