@@ -59,7 +59,8 @@ class Housekeeping:
         running = [task for task in self._tasks if not task.done()]  # none where their event loop has ended
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, *self._in_threads, return_exceptions=True)
+        working = [future for future in self._in_threads if not future.done()]
+        await asyncio.gather(*running, *working, return_exceptions=True)
 
     async def _repeat(self, job: Callable[[], Awaitable[None]], pause_s: float) -> None:
         try:
