@@ -5,7 +5,7 @@ What is made for every request is left out of the garbage collector's rounds (`g
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -103,6 +103,8 @@ class LetThrough(msgspec.Struct, frozen=True, gc=False):
     It settles as `request_id` once the store is back; its own id is that of an admission that was taken back.
     """
 
+    standing: ClassVar[None] = None
+    is_tight: ClassVar[bool] = False
     profile: Caller
     request_id: str
 

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Generator
-from typing import NamedTuple
 
 import hiredis
+import msgspec
 
 from llmweir.engine import keys, scripts
 from llmweir.engine.any_link import AnyLink, Argument, says_unavailable
@@ -31,7 +31,7 @@ _SETTLED: Reply = [1]
 _NOTHING_TO_SETTLE: Reply = [0]
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """What a worker remembers of a request in flight; `is_let_through`: Redis was away, so it has no lease of it."""
 
     ask: Ask

@@ -37,9 +37,9 @@ _MOST_TEMPLATES = 20_000
 _LONGEST_REMEMBERED = 256
 _UNKNOWN_KEY_TTL_S = 1.0
 _SHUT_OUT = frozenset(("unknown_user", "unknown_key", "key_expired", "key_blocked", "user_blocked", "role_not_allowed"))
-_EXPIRED_AT_ADMITTED = 5
-_EXPIRED_AT_LIMIT = 9
-"""Where the replies of `admit` say how many leases had ended, if they do."""
+_ADMITTED_AND_EXPIRED = 6
+_LIMIT_AND_EXPIRED = 10
+"""How long the replies of `admit` are where their last word is how many leases had ended."""
 
 
 class Store:
@@ -149,10 +149,10 @@ class Store:
             known = profile[1] if profile is not None and reply[3] is None else None
             standing = Standing(*cast("list[int]", reply[1]))
             caller = known or self._profile(ask.user_id, ask.key_hash, reply, profile)
-            if len(reply) == _EXPIRED_AT_ADMITTED + 1:
-                self._tell_expired(reply[_EXPIRED_AT_ADMITTED])
+            if len(reply) == _ADMITTED_AND_EXPIRED:
+                self._tell_expired(reply[-1])
             return Admitted(standing, caller, reply[4] == 1)
-        if len(reply) == _EXPIRED_AT_LIMIT + 1:
+        if len(reply) == _LIMIT_AND_EXPIRED:
             self._tell_expired(reply.pop())
         decision = refused_of(reply)
         if isinstance(decision, CallerRefused):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -41,6 +41,7 @@ from llmweir.traffic.rules import PathRules, Verdict
 _USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _MOST_ADMISSION_CALLS = 4
 _DEGRADED = (b"x-llmweir-degraded", b"store-unavailable")
+_PASSES: Final = (Admitted, LetThrough)
 _T = TypeVar("_T")
 
 
@@ -249,8 +250,8 @@ class Gate:
                 decision = self._let_through(request, ask, error)
                 if decision is None:
                     raise
-            if isinstance(decision, (Admitted, LetThrough)):
-                request_id = request.request_id if isinstance(decision, Admitted) else decision.request_id
+            if isinstance(decision, _PASSES):
+                request_id = request.request_id if decision.standing is not None else decision.request_id
                 reservation = Reservation(
                     self._store, self._estimator, request_id, request.user_id, model, facts, hold, rates, self._metrics
                 )
@@ -325,15 +326,12 @@ class Gate:
 
     async def _pass_on(self, request: GatedRequest, admitted: Admitted | LetThrough, reservation: Reservation) -> None:
         """Calls the app behind, and settles whatever comes of it."""
-        standing, is_tight, headers = None, False, [_DEGRADED]
-        if isinstance(admitted, Admitted):
-            standing, is_tight = admitted.standing, admitted.is_tight
-            headers = standing_headers(standing, request.route.dialect)
+        standing = admitted.standing
         observer = Observer(
             request.send,
             reservation,
-            is_tight,
-            headers,
+            admitted.is_tight,
+            standing_headers(standing, request.route.dialect) if standing is not None else [_DEGRADED],
             request.route,
             request.facts,
         )
