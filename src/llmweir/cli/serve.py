@@ -187,6 +187,8 @@ def _run(config: FrontDoorConfig, listener: socket.socket) -> None:
         has_served = workers.was_asked_to_end
     else:
         server = uvicorn.Server(config)
+        # Not an exception any more: one raised while the server starts can get lost in somebody's clean-up.
+        signal.signal(signal.SIGTERM, server.handle_exit)
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
             server.run(sockets=[listener])
         has_served = server.started
