@@ -23,11 +23,13 @@ from typing import IO, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends import Clock
 
 from llmweir.engine import outbox_aside
 from llmweir.engine.asks import KeptSettlement
 from llmweir.engine.outbox import Outbox
 from llmweir.engine.outbox_lines import pack, unpack
+from llmweir.engine.wall_clock import wall_clock_ms
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -57,21 +59,9 @@ else:
 """
 
 
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = NOW_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW_MS)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from llmweir.engine.asks import Ask, KeptSettlement, Settlement, SoftBudgetCross
 from llmweir.engine.packing import Blank, template
 from llmweir.engine.replays import TOMBSTONE_LIFE_MS, Replays
 from llmweir.engine.replies import soft_budget_of
+from llmweir.engine.wall_clock import wall_clock_ms
 from llmweir.engine.wire import Reply, ignore
 from llmweir.errors import StoreUnavailableError
 from llmweir.remembered import Remembered
@@ -164,7 +165,7 @@ class Deliveries:
     def now_ms(self) -> int:
         """The time by this worker's clock."""
         now = self._now_argument()
-        return now if isinstance(now, int) else time.time_ns() // 1_000_000
+        return now if isinstance(now, int) else wall_clock_ms()
 
     def load_and_send(self, delivery: Delivery) -> None:
         """Fills a script cache that was flushed, and sends a settlement again in the same turn."""

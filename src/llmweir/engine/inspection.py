@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from llmweir.engine.any_link import AnyLink
 from llmweir.engine.inspection_rules import Facts, Remark, remarks_of
+from llmweir.engine.wall_clock import wall_clock_ms
 from llmweir.engine.wire import Reply, ReplyError
 from llmweir.errors import StoreUnavailableError
 
 _PARAMETERS = ("save", "appendfsync")
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-async def inspect(link: AnyLink, *, clock_ms: Callable[[], int] = _wall_clock_ms) -> list[Remark]:
+async def inspect(link: AnyLink, *, clock_ms: Callable[[], int] = wall_clock_ms) -> list[Remark]:
     """Remarks on all of it, in one round trip. Raises StoreUnavailableError.
 
     Commands that Redis refuses (a managed one does, or an ACL) are remarks too: we were not allowed to look.

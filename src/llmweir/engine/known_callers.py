@@ -11,7 +11,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,7 @@ import msgspec
 
 from llmweir.decision import Caller
 from llmweir.engine.known_callers_file import CallersFile
+from llmweir.engine.wall_clock import wall_clock_ms
 
 _log = logging.getLogger("llmweir.known_callers")
 _T = TypeVar("_T")
@@ -50,10 +50,6 @@ DELETE FROM callers WHERE name IN (
 """
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class KnownCallers:
     """Remembers up to `most` callers in the file `path`; where that cannot be written, in memory only.
 
@@ -61,7 +57,7 @@ class KnownCallers:
     method raises because of the file, and none but `flush`, `find` and `close` touches it.
     """
 
-    def __init__(self, path: Path, *, most: int = 100_000, clock_ms: Callable[[], int] = _wall_clock_ms) -> None:
+    def __init__(self, path: Path, *, most: int = 100_000, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
         self._path = path
         self._most = most
         self._clock_ms = clock_ms

@@ -25,6 +25,7 @@ from llmweir.engine.outbox_aside import Entry, Seldom, SetAside
 from llmweir.engine.outbox_files import OutboxFile
 from llmweir.engine.outbox_held import HeldFiles, run_in_children
 from llmweir.engine.outbox_lines import pack, unpack
+from llmweir.engine.wall_clock import wall_clock_ms
 
 _log = logging.getLogger("llmweir.outbox")
 _FILE_BYTES = 8 << 20
@@ -32,10 +33,6 @@ _MOST_LINES_AT_ONCE = 256
 _MOST_LINES_READ = 20_000
 _RETRY_INTERVAL_S = 0.1
 _Lines: TypeAlias = list[bytes]
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Outbox:
@@ -52,7 +49,7 @@ class Outbox:
         fsync: Literal["always", "everysec"],
         max_bytes: int,
         max_age_ms: int,
-        clock_ms: Callable[[], int] = _wall_clock_ms,
+        clock_ms: Callable[[], int] = wall_clock_ms,
         file_bytes: int = _FILE_BYTES,
     ) -> None:
         self._folder = folder
