@@ -185,7 +185,7 @@ class Deliveries:
             self._none_on_the_way = None
 
     def _replay(self, delivery: Delivery) -> None:
-        self._replays.keep(delivery.kept())
+        self._replays.keep_at_once(delivery.kept())
         delivery.set_result(_SETTLED)
 
     def _pack(self, settlement: Settlement) -> bytes:

@@ -113,6 +113,11 @@ class Replays:
             asyncio.get_running_loop().call_soon(self.wake)
         self._new.append(kept)
 
+    def keep_at_once(self, kept: KeptSettlement) -> None:
+        """Keeps a settlement that is nowhere else, before its answer leaves: no lease would tell of it."""
+        self._shelf.keep(kept)
+        asyncio.get_running_loop().call_soon(self.wake)
+
     def wake(self) -> None:
         """Shelves what is new, and sends what is kept, if Redis answers and that is not under way already."""
         if self._new:
